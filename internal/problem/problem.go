@@ -1,0 +1,35 @@
+// Package problem holds the mesh's findings about users' objects: data, not errors. A Problem never stops anything
+// else; it becomes an Event on its object, a metric and a line of `tulle check`.
+package problem
+
+import "cmp"
+
+// Ref names a Kubernetes object.
+type Ref struct {
+	APIVersion string // e.g. "split.smi-spec.io/v1alpha4"; "v1" for core kinds
+	Kind       string
+	Namespace  string
+	Name       string
+	UID        string // may be empty
+}
+
+// Problem is one finding about one object.
+type Problem struct {
+	Object  Ref
+	Reason  Reason
+	Message string
+}
+
+// Reason is a constant in CamelCase, listed in docs/problems.md.
+type Reason string
+
+// Compare orders Problems by object, reason and message.
+func (p Problem) Compare(o Problem) int {
+	return cmp.Or(
+		cmp.Compare(p.Object.Kind, o.Object.Kind),
+		cmp.Compare(p.Object.Namespace, o.Object.Namespace),
+		cmp.Compare(p.Object.Name, o.Object.Name),
+		cmp.Compare(p.Reason, o.Reason),
+		cmp.Compare(p.Message, o.Message),
+	)
+}

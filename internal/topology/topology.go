@@ -1,0 +1,104 @@
+// Package topology derives the mesh graph from a set of Kubernetes objects.
+// It is pure: equal Resources give an equal Topology, in any input order.
+package topology
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/smi"
+)
+
+// Name is a namespace and a name.
+type Name struct{ Namespace, Name string }
+
+func (n Name) String() string { return n.Namespace + "/" + n.Name }
+
+// Topology is the mesh as the objects describe it. It is immutable once built; all lists are sorted.
+type Topology struct {
+	Services []Service // by namespace, then name
+	// Callers are the running pods with an address that are neither hostNetwork nor terminal, by node, then name.
+	Callers []Caller
+}
+
+// Service is a meshed service.
+type Service struct {
+	Name Name
+	// Pod is set for the unit of one pod of a headless service that asks for per-pod names; Name is the service's.
+	Pod        string
+	ClusterIPs []netip.Addr // the plain Service's own, none if headless
+	Dedicated  bool         // annotation tulle.dev/address: dedicated
+	Shared     bool         // annotation tulle.dev/address: shared
+	Ports      []Port       // by number, then protocol
+	// Backend is true for a service that is in the list only as the backend of a split: it is not meshed itself (its
+	// namespace is ignored, say) and gets endpoints but no address.
+	Backend bool
+}
+
+// Protocol says how a port is served.
+type Protocol string
+
+// The protocols of a port.
+const (
+	HTTP Protocol = "http"
+	TCP  Protocol = "tcp"
+	UDP  Protocol = "udp"
+)
+
+// Scheme says how an HTTP backend is spoken to.
+type Scheme string
+
+// The schemes of a backend.
+const (
+	SchemeHTTP  Scheme = "http"
+	SchemeH2C   Scheme = "h2c"
+	SchemeHTTPS Scheme = "https"
+)
+
+// Port is one port of a service.
+type Port struct {
+	Number        int32
+	Name          string
+	Protocol      Protocol
+	Scheme        Scheme // for HTTP
+	Routes        []Route
+	RetryAttempts int
+	Timeout       time.Duration // 0 = none
+	Endpoints     []Endpoint    // by address, then port
+}
+
+// Route sends requests that fit one of Matches to Backends; the last route of a port has no matches.
+type Route struct {
+	Split    *Name // the TrafficSplit that made it; nil = the service's own endpoints
+	Matches  []smi.HTTPMatch
+	Backends []Backend
+}
+
+// Backend is a weighted share of a route.
+type Backend struct {
+	Service Name
+	Port    int32
+	Weight  int64
+	Scheme  Scheme
+}
+
+// Endpoint is one address behind a port.
+type Endpoint struct {
+	Address  netip.Addr
+	Port     int32
+	Draining bool
+	Node     string
+	Zone     string
+	Pod      string
+}
+
+// Caller is a pod that may call through the mesh.
+type Caller struct {
+	Node           string
+	Addresses      []netip.Addr
+	Namespace      string
+	Pod            string
+	UID            string
+	ServiceAccount string
+	Workload       string // "deployment/web"
+}
