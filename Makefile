@@ -1,0 +1,66 @@
+# tulle: `make help` lists the targets. `make test` is the whole of what CI runs.
+SHELL      := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+CACHE      ?= $(or $(TULLE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tulle)
+LDFLAGS    := -s -w -X github.com/tulle-mesh/tulle/internal/version.Version=$(VERSION)
+GOBUILD    := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+PACKAGES   := ./...
+
+LINT_VERSION := $(shell sed -n 's/^.*golangci-lint\/v2 \(v[^ ]*\).*/\1/p' integration/tools/go.mod)
+LINT       := $(CACHE)/golangci-lint-$(LINT_VERSION)/golangci-lint
+
+.PHONY: help build images test lint format generate check unit e2e demo demo-cluster cluster bench soak fuzz deps
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## build bin/tulle, bin/tulle-controller and bin/tulle-proxy
+	$(GOBUILD) -o bin/ ./cmd/...
+
+images: ## write the container images (OCI indexes for amd64 and arm64) to dist/images
+	integration/images.sh '$(VERSION)'
+
+test: lint check unit e2e ## everything but soak: lint, generated files, unit, golden, standalone, and e2e where it can run
+
+unit: ## unit, golden and standalone tests
+	go test $(PACKAGES)
+
+e2e: ## the suites on a real cluster: the embedded one (Linux, root), or the one that KUBECONFIG names
+	integration/e2e.sh
+
+lint: $(LINT) ## golangci-lint as pinned in integration/tools
+	'$(LINT)' run $(PACKAGES)
+
+format: $(LINT) ## gofumpt and gci
+	'$(LINT)' fmt
+
+$(LINT):
+	integration/cached.sh 'golangci-lint-$(LINT_VERSION)' golangci-lint integration/tools github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+generate: ## regenerate the protobuf code
+	integration/generate.sh
+
+check: ## fail if generated files are not what their sources say, or a module file is not tidy
+	integration/check.sh
+
+demo: build ## try the mesh on this machine's loopback: no root, no Kubernetes
+	bin/tulle demo
+
+demo-cluster: ## the same on an embedded Kubernetes (Linux, root)
+	integration/demo-cluster.sh
+
+cluster: ## start an embedded Kubernetes and print its KUBECONFIG (Linux, root; ^C removes it)
+	integration/deps.sh
+	go run ./integration/cmd/cluster
+
+bench: ## benchmarks of the packages
+	go test -run '^$$' -bench . -benchmem $(PACKAGES)
+
+soak: ## what takes too long for `make test`
+	TULLE_SOAK=1 integration/e2e.sh
+
+fuzz: ## every fuzz target for FUZZTIME each (default 60s)
+	integration/fuzz.sh

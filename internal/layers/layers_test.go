@@ -1,0 +1,124 @@
+// Package layers holds the test that keeps imports going downwards: ARCHITECTURE's table as code.
+package layers
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/tulle-mesh/tulle/"
+
+// allowed lists, for every package, the packages of this module that it may import. A package that is not listed
+// fails the test: decide where it stands before it exists.
+var allowed = map[string][]string{
+	"api/config/v1":        {},
+	"manifests":            {},
+	"internal/version":     {},
+	"internal/layers":      {},
+	"internal/problem":     {},
+	"internal/flagenv":     {},
+	"internal/smi":         {"internal/problem"},
+	"internal/topology":    {"internal/problem", "internal/smi"},
+	"internal/shadow":      {"internal/problem", "internal/topology"},
+	"internal/proxyconfig": {"api/config/v1", "internal/shadow", "internal/smi", "internal/topology"},
+	"internal/corefile":    {},
+	"internal/status":      {"internal/problem"},
+	"internal/identity":    {},
+	"internal/holder":      {},
+	"internal/images":      {},
+	"internal/push":        {"api/config/v1"},
+	"internal/proxy":       {"api/config/v1"},
+	"internal/dns":         {"api/config/v1"},
+	"internal/controller":  {"api/config/v1", "internal/problem", "internal/proxyconfig", "internal/shadow", "internal/status", "internal/topology"},
+	"internal/kube":        {"internal/controller", "internal/corefile", "internal/identity", "internal/problem", "internal/push", "internal/shadow", "internal/smi", "internal/status", "internal/topology"},
+	"internal/files":       {"internal/controller", "internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
+	"internal/install":     {"internal/corefile", "internal/images", "internal/kube", "internal/problem", "internal/status", "internal/version", "manifests"},
+	"cmd/tulle":            anything,
+	"cmd/tulle-controller": anything,
+	"cmd/tulle-proxy":      anything,
+}
+
+// anything is for the commands, which wire everything.
+var anything = []string{"*"}
+
+// pure packages are functions of their arguments: no I/O, clock, logger or client.
+var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem"}
+
+// impure are what a pure package may not import; a trailing slash means everything below, too.
+var impure = []string{"os", "os/", "net", "net/http", "log", "log/", "context", "math/rand", "math/rand/", "crypto/rand", "k8s.io/client-go/", "google.golang.org/grpc", "google.golang.org/grpc/"}
+
+// heavy packages may be imported by one place only, so that what needs them is plain to see.
+var heavy = map[string][]string{
+	"k8s.io/client-go/":              {"internal/kube", "internal/install", "cmd/tulle", "cmd/tulle-controller"},
+	"github.com/coredns/coredns/":    {"internal/dns"},
+	"github.com/coredns/caddy/":      {"internal/corefile", "internal/dns"},
+	"helm.sh/helm/":                  {"internal/install"},
+	"github.com/envoyproxy/":         {"internal/push"},
+	"github.com/google/go-container": {"internal/images"},
+	"github.com/traefik/traefik/v2/": {"internal/traefik"},
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+func TestImportsGoDown(t *testing.T) {
+	for _, p := range list(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if strings.HasPrefix(name, "integration/") || !strings.HasPrefix(p.ImportPath, module) {
+			continue
+		}
+		edges, ok := allowed[name]
+		if !ok {
+			t.Errorf("%s is not listed: say in layers_test.go what it may import", name)
+			continue
+		}
+		for _, i := range p.Imports {
+			if own, is := strings.CutPrefix(i, module); is && !slices.Contains(edges, own) && !slices.Equal(edges, anything) {
+				t.Errorf("%s imports %s, which is not below it", name, own)
+			}
+			if strings.HasPrefix(i, module+"integration/") {
+				t.Errorf("%s imports %s: the product doesn't know its tests", name, i)
+			}
+			for prefix, homes := range heavy {
+				if strings.HasPrefix(i, prefix) && !slices.Contains(homes, name) {
+					t.Errorf("%s imports %s, which only %v may", name, i, homes)
+				}
+			}
+			if slices.Contains(pure, name) && slices.ContainsFunc(impure, func(s string) bool { return i == s || strings.HasSuffix(s, "/") && strings.HasPrefix(i, s) }) {
+				t.Errorf("%s is pure and imports %s", name, i)
+			}
+		}
+	}
+}
+
+func list(t *testing.T) []listed {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatalf("go list printed %v", err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < 10 {
+		t.Fatalf("go list found %d packages only", len(all))
+	}
+	return all
+}
