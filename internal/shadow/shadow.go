@@ -30,6 +30,7 @@ type Assignment struct {
 	Addresses   []netip.Addr // what its mesh names resolve to
 	Shared      bool         // Addresses are the shared address
 	TargetPorts map[PortKey]int32
+	Bind        netip.Addr // the local address that the listeners bind, in standalone mode; zero = all addresses
 }
 
 // SharedPort is one port number of the shared address.
