@@ -13,11 +13,11 @@ import (
 const TypePrefix = "type.googleapis.com/"
 
 // The type URLs of the resources, in the order in which a proxy subscribes to them.
-var (
-	MeshType      = TypeURL(&Mesh{})
-	EndpointsType = TypeURL(&Endpoints{})
-	ServiceType   = TypeURL(&Service{})
-	ProxyType     = TypeURL(&Proxy{})
+const (
+	MeshType      = TypePrefix + "tulle.config.v1.Mesh"
+	EndpointsType = TypePrefix + "tulle.config.v1.Endpoints"
+	ServiceType   = TypePrefix + "tulle.config.v1.Service"
+	ProxyType     = TypePrefix + "tulle.config.v1.Proxy"
 )
 
 // TypeURL returns the type URL of m.
