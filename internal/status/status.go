@@ -1,0 +1,107 @@
+// Package status is the mesh's state as the controllers write it down for `tulle check`, `tulle status` and
+// `tulle bugreport`: the ConfigMap tulle-status in the mesh's namespace, readable with nothing but a kubeconfig.
+//
+// The leader owns the key status.json; every replica owns the key replica.<pod>.json (the proxies that are connected to
+// it). A document that is too large for plain text is under the same key with ".gz" in binaryData.
+//
+// Documents are written when they change, at most every few seconds: the Lease tulle-controller says who is alive.
+package status
+
+import (
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/problem"
+)
+
+// Names of the ConfigMap and its keys.
+const (
+	ConfigMap     = "tulle-status"
+	LeaderKey     = "status.json"
+	ReplicaPrefix = "replica."
+	ReplicaSuffix = ".json"
+)
+
+// ReplicaKey returns the key of a controller pod's document.
+func ReplicaKey(pod string) string { return ReplicaPrefix + pod + ReplicaSuffix }
+
+// Status is everything that the ConfigMap holds.
+type Status struct {
+	Leader   Leader
+	Replicas []Replica // by pod
+}
+
+// Leader is what the elected controller writes.
+type Leader struct {
+	Pod     string    `json:"pod"`
+	Version string    `json:"version"` // of the build
+	Updated time.Time `json:"updated"`
+	// ConfigVersion is a hash over all config that proxies share. Replicas that saw the same objects have the same.
+	ConfigVersion string    `json:"configVersion"`
+	Addresses     Addresses `json:"addresses"`
+	DNS           *DNS      `json:"dns,omitempty"` // nil until the DNS manager said something
+	// ProblemCount counts all problems, also those that found no room in Problems.
+	ProblemCount int       `json:"problemCount"`
+	Problems     []Problem `json:"problems,omitempty"` // sorted
+}
+
+// Addresses counts the mesh addresses.
+type Addresses struct {
+	Mode      string `json:"mode"`      // dedicated or shared: the value addresses.http
+	Services  int    `json:"services"`  // units that want a mesh address
+	Assigned  int    `json:"assigned"`  // units that have one
+	Dedicated int    `json:"dedicated"` // shadow Services, without the shared one
+	Shared    int    `json:"shared"`    // units that are reached through the shared address
+	Nodes     int    `json:"nodes"`     // nodes with a ready proxy
+	Proxies   int    `json:"proxies"`   // proxy pods that are neither done nor terminating
+	Ready     int    `json:"ready"`     // ready ones of them
+}
+
+// DNS is the state of the stub domain in the cluster's DNS.
+type DNS struct {
+	Mode    string   `json:"mode"`           // manage, print or off
+	Kind    string   `json:"kind,omitempty"` // e.g. corefile, coredns-custom, kube-dns, openshift; unsupported
+	Object  string   `json:"object,omitempty"`
+	Zones   []string `json:"zones,omitempty"`
+	State   string   `json:"state"` // ok, pending, reverted, fighting, refused, unsupported, print, off
+	Message string   `json:"message,omitempty"`
+}
+
+// Problem is a problem.Problem as it is written down; its message may be cut.
+type Problem struct {
+	APIVersion string         `json:"apiVersion"`
+	Kind       string         `json:"kind"`
+	Namespace  string         `json:"namespace,omitempty"`
+	Name       string         `json:"name"`
+	UID        string         `json:"uid,omitempty"`
+	Reason     problem.Reason `json:"reason"`
+	Message    string         `json:"message"`
+}
+
+// Replica is what every controller pod writes about itself.
+type Replica struct {
+	Pod           string    `json:"pod"`
+	Version       string    `json:"version"` // of the build
+	Started       time.Time `json:"started"`
+	Updated       time.Time `json:"updated"`
+	ConfigVersion string    `json:"configVersion"`     // that it serves
+	Proxies       []Proxy   `json:"proxies,omitempty"` // connected to this replica, by pod
+}
+
+// Proxy is a connected proxy.
+type Proxy struct {
+	Pod       string    `json:"pod"`
+	Node      string    `json:"node"`
+	Connected time.Time `json:"connected"`
+	// Current is true if the proxy has acknowledged everything that this replica serves it.
+	Current bool `json:"current"`
+	// Refused are the resources that it could not use ("type name: reason"), at most ten.
+	Refused []string `json:"refused,omitempty"`
+}
+
+// FromProblem makes a Problem with a message of at most 400 bytes.
+func FromProblem(p problem.Problem) Problem {
+	return Problem{
+		APIVersion: p.Object.APIVersion, Kind: p.Object.Kind, Namespace: p.Object.Namespace, Name: p.Object.Name, UID: p.Object.UID,
+		Reason: p.Reason, Message: cut(p.Message, 400),
+	}
+}
