@@ -1,0 +1,57 @@
+package problem
+
+// Add a Reason with one doc line here and a section of the same name in docs/problems.md; a test compares the two.
+
+// Reasons of SMI objects that are set aside: package smi.
+const (
+	// UnknownKind is an object whose apiVersion and kind the mesh does not know.
+	UnknownKind Reason = "UnknownKind"
+	// InvalidObject is an object that cannot be decoded or makes no sense.
+	InvalidObject Reason = "InvalidObject"
+	// InvalidWeight is a TrafficSplit with a weight that is not a whole number from 0 to 2147483647.
+	InvalidWeight Reason = "InvalidWeight"
+	// InvalidRegex is an HTTPRouteGroup with a regular expression that RE2 does not take.
+	InvalidRegex Reason = "InvalidRegex"
+	// InvalidTarget is a TrafficTarget that allows nothing because it is incomplete or names no ServiceAccount.
+	InvalidTarget Reason = "InvalidTarget"
+)
+
+// Reasons of Services and their endpoints: package topology.
+const (
+	// InvalidService is a Service with a name or a port that cannot be meshed.
+	InvalidService Reason = "InvalidService"
+	// ExternalName is a Service of type ExternalName, which the mesh refuses.
+	ExternalName Reason = "ExternalName"
+	// UnsupportedProtocol is a Service port that is neither TCP nor UDP.
+	UnsupportedProtocol Reason = "UnsupportedProtocol"
+	// InvalidAnnotation is an annotation with a wrong value; the default stands in.
+	InvalidAnnotation Reason = "InvalidAnnotation"
+	// UnsupportedAnnotation is an annotation of the mesh that has no effect.
+	UnsupportedAnnotation Reason = "UnsupportedAnnotation"
+	// EndpointRefused is a Service with endpoints that the mesh does not send traffic to.
+	EndpointRefused Reason = "EndpointRefused"
+)
+
+// Reasons of TrafficSplits and TrafficTargets: package topology.
+const (
+	// RootNotFound is a TrafficSplit whose root service does not exist or is not meshed.
+	RootNotFound Reason = "RootNotFound"
+	// BackendNotFound is a TrafficSplit with a backend that does not exist or cannot be used.
+	BackendNotFound Reason = "BackendNotFound"
+	// PortMismatch is a TrafficSplit with a backend that lacks a port of the root service.
+	PortMismatch Reason = "PortMismatch"
+	// SelfReference is a TrafficSplit whose root service is among its backends.
+	SelfReference Reason = "SelfReference"
+	// ConflictingSplit is a TrafficSplit that loses against an older one of the same root service.
+	ConflictingSplit Reason = "ConflictingSplit"
+	// AllWeightsZero is a TrafficSplit that sends its traffic nowhere.
+	AllWeightsZero Reason = "AllWeightsZero"
+	// RouteGroupNotFound is a TrafficSplit that names an HTTPRouteGroup that does not exist or cannot be used.
+	RouteGroupNotFound Reason = "RouteGroupNotFound"
+	// MatchesNeedHTTP is a TrafficSplit with matches whose root service has no HTTP port.
+	MatchesNeedHTTP Reason = "MatchesNeedHTTP"
+	// NotEnforced is a TrafficTarget, because access control is not there yet.
+	NotEnforced Reason = "NotEnforced"
+	// DestinationElsewhere is a TrafficTarget outside its destination's namespace, which has no effect.
+	DestinationElsewhere Reason = "DestinationElsewhere"
+)
