@@ -55,3 +55,11 @@ const (
 	// DestinationElsewhere is a TrafficTarget outside its destination's namespace, which has no effect.
 	DestinationElsewhere Reason = "DestinationElsewhere"
 )
+
+// Reasons of standalone mode's files: package files.
+const (
+	// UnreadableFile is a file, or a document of one, that cannot be read or is not YAML.
+	UnreadableFile Reason = "UnreadableFile"
+	// DuplicateObject is an object that an earlier file or document has, too.
+	DuplicateObject Reason = "DuplicateObject"
+)
