@@ -1,0 +1,85 @@
+// Package refusal names the reasons for which the proxy refuses a request, connection or datagram. The names are an
+// interface: they are in a header of every refusal, in the log and in a metric, and docs/reasons.md explains them.
+package refusal
+
+// Header carries the reason on HTTP.
+const Header = "Tulle-Reason"
+
+// Reason is a code such as "no-endpoint". The zero value means that nothing was refused.
+type Reason string
+
+// The reasons. docs/reasons.md has a row for each.
+const (
+	NoService      Reason = "no-service"
+	UnknownHost    Reason = "unknown-host"
+	NoRoute        Reason = "no-route"
+	NoBackend      Reason = "no-backend"
+	NoEndpoint     Reason = "no-endpoint"
+	ConnectFailed  Reason = "connect-failed"
+	UpstreamFailed Reason = "upstream-failed"
+	UpgradeFailed  Reason = "upgrade-failed"
+	Timeout        Reason = "timeout"
+	BadRequest     Reason = "bad-request"
+	ConnectMethod  Reason = "connect-method"
+	Draining       Reason = "draining"
+	Evicted        Reason = "evicted"
+	Internal       Reason = "internal"
+)
+
+// The gRPC codes that refusals are told by.
+const (
+	grpcInvalidArgument  = 3
+	grpcDeadlineExceeded = 4
+	grpcUnimplemented    = 12
+	grpcInternal         = 13
+	grpcUnavailable      = 14
+)
+
+// Answer is how a reason is told to clients.
+type Answer struct {
+	Status int    // of HTTP; 0 for reasons that HTTP has no use for
+	GRPC   int    // code for gRPC requests
+	Text   string // one line for people
+}
+
+// Answer returns how r is told. An unknown reason is told as an internal error.
+func (r Reason) Answer() Answer {
+	switch r {
+	case NoService:
+		return Answer{503, grpcUnavailable, "this service or port is no longer part of the mesh"}
+	case UnknownHost:
+		return Answer{421, grpcUnimplemented, "the host is not the mesh name of a service with this HTTP port"}
+	case NoRoute:
+		return Answer{503, grpcUnavailable, "no route of this service fits the request"}
+	case NoBackend:
+		return Answer{503, grpcUnavailable, "all backends of this route have weight 0"}
+	case NoEndpoint:
+		return Answer{503, grpcUnavailable, "the chosen backend has no ready endpoint"}
+	case ConnectFailed:
+		return Answer{503, grpcUnavailable, "no endpoint of the chosen backend could be connected to"}
+	case UpstreamFailed:
+		return Answer{502, grpcUnavailable, "the endpoint broke the connection or did not answer in HTTP"}
+	case UpgradeFailed:
+		return Answer{502, grpcUnavailable, "the endpoint switched to a protocol that was not asked for"}
+	case Timeout:
+		return Answer{504, grpcDeadlineExceeded, "the time limit of the service has passed"}
+	case BadRequest:
+		return Answer{400, grpcInvalidArgument, "the request's body could not be read"}
+	case ConnectMethod:
+		return Answer{405, grpcUnimplemented, "CONNECT is not served"}
+	case Draining:
+		return Answer{503, grpcUnavailable, "this proxy is shutting down"}
+	case Evicted:
+		return Answer{0, 0, "the flow made room for newer ones"}
+	default:
+		return Answer{500, grpcInternal, "the proxy made a mistake; its log says more"}
+	}
+}
+
+// All lists the reasons.
+func All() []Reason {
+	return []Reason{
+		NoService, UnknownHost, NoRoute, NoBackend, NoEndpoint, ConnectFailed, UpstreamFailed, UpgradeFailed, Timeout,
+		BadRequest, ConnectMethod, Draining, Evicted, Internal,
+	}
+}
