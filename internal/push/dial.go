@@ -1,0 +1,84 @@
+package push
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
+)
+
+// maxResponse is what a client takes: one resource of the largest size that a server sends, or a chunk of small ones.
+const maxResponse = maxResource + chunkBytes + 1<<20
+
+// connect opens a stream and follows it to its end. It reports whether the controller answered at all.
+func (c *Client) connect(ctx context.Context) (answered bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn, err := c.dial()
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	ads, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		return false, fmt.Errorf("open config stream to %s: %w", c.config.Addr, err)
+	}
+	f := newFollower(c, ads)
+	if err := f.follow(); err != nil {
+		return f.answered, fmt.Errorf("config stream to %s: %w", c.config.Addr, err)
+	}
+	return f.answered, nil
+}
+
+// dial makes a connection for one stream, with the CA and token of this moment. The controller must show a certificate
+// of that CA for the configured name; there is no way around it.
+func (c *Client) dial() (*grpc.ClientConn, error) {
+	pem, err := os.ReadFile(c.config.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("read CA: %w", err)
+	}
+	roots, err := identity.CertPool(pem)
+	if err != nil {
+		return nil, fmt.Errorf("read CA %s: %w", c.config.CAFile, err)
+	}
+	token, err := os.ReadFile(c.config.TokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("read token: %w", err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+c.config.Addr,
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+			MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: c.config.ServerName,
+		})),
+		grpc.WithPerRPCCredentials(bearer(strings.TrimSpace(string(token)))),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
+		}),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponse)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", c.config.Addr, err)
+	}
+	return conn, nil
+}
+
+// bearer is a token that is sent over TLS only.
+type bearer string
+
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+func (bearer) RequireTransportSecurity() bool { return true }
