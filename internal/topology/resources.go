@@ -28,8 +28,8 @@ type Resources struct {
 type Config struct {
 	WatchNamespaces  []string // empty = all
 	IgnoreNamespaces []string
-	MeshNamespace    string       // always ignored
-	DefaultMode      Protocol     // of TCP ports that say nothing; default HTTP
+	MeshNamespace    string         // always ignored
+	DefaultMode      Protocol       // of TCP ports that say nothing; default HTTP
 	AllowedEndpoints []netip.Prefix // exceptions from the refused endpoint ranges
 	PodCIDRs         []netip.Prefix // besides the nodes' podCIDRs
 	ServiceCIDRs     []netip.Prefix

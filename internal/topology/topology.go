@@ -3,6 +3,7 @@
 package topology
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -14,9 +15,14 @@ type Name struct{ Namespace, Name string }
 
 func (n Name) String() string { return n.Namespace + "/" + n.Name }
 
+// Compare orders by namespace, then name.
+func (n Name) Compare(o Name) int {
+	return cmp.Or(cmp.Compare(n.Namespace, o.Namespace), cmp.Compare(n.Name, o.Name))
+}
+
 // Topology is the mesh as the objects describe it. It is immutable once built; all lists are sorted.
 type Topology struct {
-	Services []Service // by namespace, then name
+	Services []Service // by namespace, then name, then pod
 	// Callers are the running pods with an address that are neither hostNetwork nor terminal, by node, then name.
 	Callers []Caller
 }
@@ -30,8 +36,8 @@ type Service struct {
 	Dedicated  bool         // annotation tulle.dev/address: dedicated
 	Shared     bool         // annotation tulle.dev/address: shared
 	Ports      []Port       // by number, then protocol
-	// Backend is true for a service that is in the list only as the backend of a split: it is not meshed itself (its
-	// namespace is ignored, say) and gets endpoints but no address.
+	// Backend is true for a service that is in the list only as the backend of a split: it is not meshed itself and gets
+	// endpoints but no address.
 	Backend bool
 }
 
@@ -60,26 +66,27 @@ type Port struct {
 	Number        int32
 	Name          string
 	Protocol      Protocol
-	Scheme        Scheme // for HTTP
+	Scheme        Scheme // how HTTP is spoken to the endpoints, also if Protocol is TCP; see Backend
 	Routes        []Route
 	RetryAttempts int
 	Timeout       time.Duration // 0 = none
 	Endpoints     []Endpoint    // by address, then port
 }
 
-// Route sends requests that fit one of Matches to Backends; the last route of a port has no matches.
+// Route sends requests that fit one of Matches to Backends; the last route of a port has no matches. Backends are never
+// empty, but all their weights may be 0: then the traffic is refused.
 type Route struct {
 	Split    *Name // the TrafficSplit that made it; nil = the service's own endpoints
 	Matches  []smi.HTTPMatch
 	Backends []Backend
 }
 
-// Backend is a weighted share of a route.
+// Backend is a weighted share of a route. The routes of a single pod's unit name its service, and mean the unit.
 type Backend struct {
 	Service Name
 	Port    int32
-	Weight  int64
-	Scheme  Scheme
+	Weight  int64  // 0 to 4294967295
+	Scheme  Scheme // of the backend's own port
 }
 
 // Endpoint is one address behind a port.
@@ -100,5 +107,5 @@ type Caller struct {
 	Pod            string
 	UID            string
 	ServiceAccount string
-	Workload       string // "deployment/web"
+	Workload       string // e.g. "deployment/web"
 }

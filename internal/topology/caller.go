@@ -1,0 +1,60 @@
+package topology
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// callers lists the pods that may call: of all namespaces, also while their init containers run or they are ending.
+func (b *builder) callers() []Caller {
+	out := make([]Caller, 0, len(b.resources.Pods))
+	for _, p := range b.resources.Pods {
+		if p.Spec.NodeName == "" || !hasAddress(p) {
+			continue
+		}
+		addrs := slices.DeleteFunc(podAddrs(p), func(a netip.Addr) bool { return b.index.pods[a] != p })
+		if len(addrs) == 0 {
+			continue
+		}
+		slices.SortFunc(addrs, netip.Addr.Compare)
+		out = append(out, Caller{
+			Node: p.Spec.NodeName, Addresses: addrs, Namespace: p.Namespace, Pod: p.Name, UID: string(p.UID),
+			ServiceAccount: cmp.Or(p.Spec.ServiceAccountName, "default"), Workload: workload(p),
+		})
+	}
+	slices.SortFunc(out, func(a, b Caller) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
+	})
+	return out
+}
+
+// workload is what people know a pod by, e.g. "deployment/web". It stays the same when the pod is replaced, so that a
+// metric may carry it.
+func workload(p *corev1.Pod) string {
+	owner := metav1.GetControllerOfNoCopy(p)
+	if owner == nil {
+		return "pod/" + p.Name
+	}
+	kind := strings.ToLower(owner.Kind)
+	switch owner.Kind {
+	case "ReplicaSet":
+		if name, ok := strings.CutSuffix(owner.Name, "-"+p.Labels["pod-template-hash"]); ok {
+			return "deployment/" + name
+		}
+	case "Job":
+		// A CronJob names its Jobs by the minute they were due.
+		if i := strings.LastIndexByte(owner.Name, '-'); i > 0 && isMinute(owner.Name[i+1:]) {
+			return "cronjob/" + owner.Name[:i]
+		}
+	}
+	return kind + "/" + owner.Name
+}
+
+func isMinute(s string) bool {
+	return len(s) == 8 && strings.Trim(s, "0123456789") == ""
+}
