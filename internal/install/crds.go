@@ -1,0 +1,68 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// applyCRDs applies the SMI CRDs that don't exist or are ours, waits until they are served and returns them. Somebody
+// else's are left alone: the mesh works with the versions that they serve.
+func (i *Installer) applyCRDs(ctx context.Context, crds []*unstructured.Unstructured) ([]Ref, error) {
+	var ours []Ref
+	for _, crd := range crds {
+		ref := refOf(crd)
+		existing, err := i.Cluster.get(ctx, ref)
+		if err != nil && !isNotFound(err) {
+			return ours, Explain(fmt.Errorf("get %s: %w", ref, err))
+		}
+		if err == nil && existing.GetLabels()["app.kubernetes.io/name"] != "tulle" {
+			i.say("%s exists and is not tulle's: left as it is, served versions: %s", ref, strings.Join(servedVersions(existing), ", "))
+			continue
+		}
+		if err := i.Cluster.apply(ctx, crd); err != nil {
+			return ours, err
+		}
+		ours = append(ours, ref)
+	}
+	for _, ref := range ours {
+		err := i.wait(ctx, ref.String(), func(ctx context.Context) (string, error) {
+			crd, err := i.Cluster.get(ctx, ref)
+			if err != nil {
+				return "", err
+			}
+			if !established(crd) {
+				return "is not served yet", nil
+			}
+			return "", nil
+		})
+		if err != nil {
+			return ours, err
+		}
+	}
+	return ours, nil
+}
+
+func servedVersions(crd *unstructured.Unstructured) []string {
+	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")
+	var out []string
+	for _, v := range versions {
+		m, _ := v.(map[string]any)
+		if served, _ := m["served"].(bool); served {
+			name, _ := m["name"].(string)
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func established(crd *unstructured.Unstructured) bool {
+	conditions, _, _ := unstructured.NestedSlice(crd.Object, "status", "conditions")
+	return slices.ContainsFunc(conditions, func(c any) bool {
+		m, _ := c.(map[string]any)
+		return m["type"] == "Established" && m["status"] == "True"
+	})
+}
