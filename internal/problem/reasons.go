@@ -63,3 +63,9 @@ const (
 	// DuplicateObject is an object that an earlier file or document has, too.
 	DuplicateObject Reason = "DuplicateObject"
 )
+
+// Reasons of proxies: packages controller and standalone.
+const (
+	// RefusedByProxy is a Service or endpoints that a proxy could not take into use; what it was before stays in use.
+	RefusedByProxy Reason = "RefusedByProxy"
+)
