@@ -37,6 +37,7 @@ controller:
   extraArgs: [--log-level=debug]
 proxy: {accessLog: true, podLabels: {team: mesh}, podAnnotations: {note: proxy}, image: {tag: v9}}
 criticalPodsQuota: true
+dns: {restart: true, openshift: true, configMaps: [{namespace: kube-system, name: coredns, key: Corefile}, {namespace: kube-system, name: coredns-custom}, {namespace: dns, name: node}]}
 podMonitor: {enabled: true, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
 `
@@ -153,7 +154,7 @@ func TestPodsAreRestricted(t *testing.T) {
 
 // What the controllers may do, line by line: a new right is a decision.
 func TestRightsAreMinimal(t *testing.T) {
-	for _, o := range render(t, "{}").Objects {
+	for _, o := range render(t, everything).Objects {
 		if o.GetKind() != "Role" && o.GetKind() != "ClusterRole" || strings.HasPrefix(o.GetName(), "tulle-smi-") {
 			continue
 		}
@@ -170,7 +171,7 @@ func TestRightsAreMinimal(t *testing.T) {
 					t.Errorf("%s %s: %s without names in %+v", o.GetKind(), o.GetName(), r, rule)
 				}
 			}
-			if o.GetKind() == "ClusterRole" && !slices.Contains(rule.Resources, "events") && !slices.Contains(rule.Resources, "tokenreviews") &&
+			if o.GetKind() == "ClusterRole" && !slices.Contains(rule.Resources, "events") && !slices.Contains(rule.Resources, "tokenreviews") && !named &&
 				!slices.Equal(rule.Verbs, []string{"get", "list", "watch"}) {
 				t.Errorf("ClusterRole %s writes: %+v", o.GetName(), rule)
 			}
@@ -185,6 +186,8 @@ func TestValuesReachTheObjects(t *testing.T) {
 		{"Deployment", "tulle-controller", "--zones=mesh,traefik.mesh"},
 		{"Deployment", "tulle-controller", "--log-level=debug"},
 		{"Deployment", "tulle-controller", "imagePullSecrets"},
+		{"Deployment", "tulle-controller", "--dns-config-maps=kube-system/coredns:Corefile,kube-system/coredns-custom,dns/node"},
+		{"Role", "tulle-dns.tulle-system", `"resourceNames":["node"]`},
 		{"DaemonSet", "tulle-proxy", "docker.io/tullemesh/tulle-proxy:v9"},
 		{"DaemonSet", "tulle-proxy", "--access-log"},
 		{"Service", "tulle-dns", "PreferSameNode"},
