@@ -20,6 +20,15 @@ type Problem struct {
 	Message string
 }
 
+// String is one line: "TrafficSplit shop/web: InvalidWeight: ...".
+func (p Problem) String() string {
+	name := p.Object.Name
+	if p.Object.Namespace != "" {
+		name = p.Object.Namespace + "/" + name
+	}
+	return p.Object.Kind + " " + name + ": " + string(p.Reason) + ": " + p.Message
+}
+
 // Reason is a constant in CamelCase, listed in docs/problems.md.
 type Reason string
 
