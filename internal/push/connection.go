@@ -39,6 +39,17 @@ func (s *Server) Connections() []Connection {
 	return out
 }
 
+// Refusals returns what proxies that are connected to this replica refuse, by their pods' names.
+func (s *Server) Refusals() map[string][]configv1.Refusal {
+	out := map[string][]configv1.Refusal{}
+	for _, c := range s.Connections() {
+		if len(c.Refusals) > 0 {
+			out[c.Peer.Pod] = c.Refusals // of two streams, the newer one's
+		}
+	}
+	return out
+}
+
 // streams is the set of open streams.
 type streams struct {
 	mu sync.Mutex

@@ -3,6 +3,7 @@ package push
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"os"
@@ -13,8 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-
-	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
 // maxResponse is what a client takes: one resource of the largest size that a server sends, or a chunk of small ones.
@@ -47,9 +46,9 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read CA: %w", err)
 	}
-	roots, err := identity.CertPool(pem)
-	if err != nil {
-		return nil, fmt.Errorf("read CA %s: %w", c.config.CAFile, err)
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read CA: no certificate in %s", c.config.CAFile)
 	}
 	token, err := os.ReadFile(c.config.TokenFile)
 	if err != nil {

@@ -77,19 +77,25 @@ func newCA(t testing.TB) *identity.CA {
 // serve starts a Server on loopback; it is stopped when the test ends.
 func serve(t testing.TB, ca *identity.CA, edit ...func(*ServerConfig)) *replica {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &replica{addr: l.Addr().String(), pods: &pods{}}
+	pods := &pods{}
 	config := ServerConfig{
-		Certificate: identity.NewServing(ca, serverName).GetCertificate, Authenticator: r.pods,
+		Certificate: identity.NewServing(ca, serverName).GetCertificate, Authenticator: pods,
 		Log: slog.New(slog.DiscardHandler),
 	}
 	for _, e := range edit {
 		e(&config)
 	}
-	r.Server = NewServer(config)
+	return start(t, NewServer(config), "127.0.0.1:0", pods)
+}
+
+// start lets a Server listen.
+func start(t testing.TB, s *Server, addr string, pods *pods) *replica {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &replica{Server: s, addr: l.Addr().String(), pods: pods}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Serve(ctx, l) }()

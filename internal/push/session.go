@@ -14,7 +14,7 @@ import (
 
 const (
 	// chunkBytes is what one response holds, roughly; a single larger resource goes alone.
-	chunkBytes = 512 << 10
+	chunkBytes = 128 << 10
 	// maxTypes bounds what a stream can subscribe to. Types that this server doesn't know are answered as empty.
 	maxTypes = 32
 )
