@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Process is one of a container, seen from outside the cluster.
+type Process struct {
+	PID  int // on this machine
+	Args []string
+}
+
+// Signal sends a signal past the container's runtime, so that the kubelet isn't told why a process ended.
+func (p Process) Signal(sig syscall.Signal) error {
+	if err := syscall.Kill(p.PID, sig); err != nil {
+		return fmt.Errorf("signal %s: %w", strings.Join(p.Args, " "), err)
+	}
+	return nil
+}
+
+// ContainerProcesses are the processes of a container (the pod's first one if no name is given).
+func (c *Cluster) ContainerProcesses(ctx context.Context, namespace, pod, container string) ([]Process, error) {
+	which := "[0]"
+	if container != "" {
+		which = fmt.Sprintf("[?(@.name==%q)]", container)
+	}
+	out, err := c.Kubectl.Run(ctx, "-n", namespace, "get", "pod", pod, "-o",
+		"jsonpath={.spec.nodeName} {.status.containerStatuses"+which+".containerID}")
+	if err != nil {
+		return nil, err
+	}
+	place, id, ok := strings.Cut(strings.TrimSpace(out), " ")
+	_, id, hasScheme := strings.Cut(id, "://")
+	if !ok || !hasScheme {
+		return nil, fmt.Errorf("pod %s/%s has no running container %s", namespace, pod, container)
+	}
+	dir, err := findCgroup(c.o.Name, place, id)
+	if err != nil {
+		return nil, fmt.Errorf("container %s of pod %s/%s: %w", id, namespace, pod, err)
+	}
+	return cgroupProcesses(dir)
+}
+
+// findCgroup looks for a container's cgroup; the kubelet decides how deep it lies.
+func findCgroup(cluster, place, id string) (string, error) {
+	hs, err := hierarchies()
+	if err != nil {
+		return "", err
+	}
+	var found string
+	err = filepath.WalkDir(filepath.Join(hs[0].path, prefix(cluster), place), func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == id {
+			found = path
+			return filepath.SkipAll
+		}
+		return err
+	})
+	if err == nil && found == "" {
+		err = errors.New("no such cgroup")
+	}
+	return found, err
+}
+
+func cgroupProcesses(dir string) ([]Process, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	var ps []Process
+	for _, f := range strings.Fields(string(b)) {
+		pid, err := strconv.Atoi(f)
+		if err != nil {
+			return nil, err
+		}
+		args, err := os.ReadFile(filepath.Join("/proc", f, "cmdline"))
+		if err != nil {
+			continue // it has just ended
+		}
+		ps = append(ps, Process{PID: pid, Args: strings.Split(strings.TrimRight(string(args), "\x00"), "\x00")})
+	}
+	return ps, nil
+}
