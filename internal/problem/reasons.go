@@ -56,6 +56,24 @@ const (
 	DestinationElsewhere Reason = "DestinationElsewhere"
 )
 
+// Reasons of mesh addresses: packages shadow and controller.
+const (
+	// NoTargetPort is a Service port without a mesh address because all target ports of the mesh are taken.
+	NoTargetPort Reason = "NoTargetPort"
+	// AddressNotShareable is a Service that asks for the shared mesh address and has a port that is not HTTP.
+	AddressNotShareable Reason = "AddressNotShareable"
+	// AddressNotWritten is a Service whose mesh address the cluster refuses to take.
+	AddressNotWritten Reason = "AddressNotWritten"
+)
+
+// Reasons of the cluster as a whole: packages kube and controller.
+const (
+	// KindUnreadable is a kind of objects that the cluster serves and the controller cannot read.
+	KindUnreadable Reason = "KindUnreadable"
+	// InternalError is a bug of the mesh: the objects of the cluster make it fail, and the config stays what it was.
+	InternalError Reason = "InternalError"
+)
+
 // Reasons of standalone mode's files: package files.
 const (
 	// UnreadableFile is a file, or a document of one, that cannot be read or is not YAML.

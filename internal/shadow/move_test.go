@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
@@ -204,7 +205,7 @@ func TestNotShareableIsAProblem(t *testing.T) {
 	m := small(t)
 	m.topo.Services[0].Shared = true
 	problems := m.settle()
-	if len(problems) != 1 || problems[0].Reason != ReasonNotShareable || problems[0].Object.Name != "db" {
+	if len(problems) != 1 || problems[0].Reason != problem.AddressNotShareable || problems[0].Object.Name != "db" {
 		t.Errorf("problems: %v", problems)
 	}
 	m.want("in spite of it", unit("shop", "db"), "dedicated", true)

@@ -14,14 +14,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
-// The problems of a plan.
-const (
-	// ReasonNoTargetPort: every target port is taken, the port gets no mesh address.
-	ReasonNoTargetPort problem.Reason = "NoTargetPort"
-	// ReasonNotShareable: the service asks for the shared address, but a port of it is not HTTP.
-	ReasonNotShareable problem.Reason = "AddressNotShareable"
-)
-
 // Plan returns what to write so that the cluster holds the mesh addresses of the topology's units, and nothing else.
 // busy are target ports that a proxy could not bind. A plan of a state in which its changes were made is empty, but for
 // what Changes.Next announces.
@@ -56,7 +48,7 @@ type planner struct {
 // unit plans the unit's dedicated Service, if it is to have one.
 func (p *planner) unit(w want) {
 	if w.shared && !w.http {
-		p.problem(w, ReasonNotShareable, "a service with a port that is not HTTP has a mesh address of its own: the annotation tulle.dev/address: shared has no effect")
+		p.problem(w, problem.AddressNotShareable, "a service with a port that is not HTTP has a mesh address of its own: the annotation tulle.dev/address: shared has no effect")
 	}
 	notes, keep := p.move(w)
 	if _, opening := notes[openAnnotation]; opening {
@@ -114,7 +106,8 @@ func (p *planner) open(w want, old *corev1.Service, notes map[string]string) {
 		return
 	}
 	when, opening := at(old, openAnnotation)
-	if opening && comesFromShared && !(p.due(when) && p.held.served(w.name, w.ports)) {
+	settled := opening && p.due(when) && p.held.served(w.name, w.ports)
+	if opening && comesFromShared && !settled {
 		notes[openAnnotation] = old.Annotations[openAnnotation]
 	}
 }
@@ -153,7 +146,7 @@ func (p *planner) targets(name string, ports []PortKey, exhausted func(PortKey))
 }
 
 func (p *planner) noTargetPort(w want, k PortKey) {
-	p.problem(w, ReasonNoTargetPort, fmt.Sprintf("port %d has no mesh address: all target ports of the mesh are taken", k.Number))
+	p.problem(w, problem.NoTargetPort, fmt.Sprintf("port %d has no mesh address: all target ports of the mesh are taken", k.Number))
 }
 
 func (p *planner) problem(w want, reason problem.Reason, message string) {

@@ -26,7 +26,8 @@ func TestServiceNamesNeverCollide(t *testing.T) {
 	long := strings.Repeat("x", 63)
 	units := []Unit{
 		unit("a-b", "c"), unit("a", "b-c"), unit("ab", "c"), unit("a", "bc"), unit(long, long), unit(long, long[1:]),
-		{Name: topology.Name{Namespace: "a", Name: "b"}, Pod: "c"}, unit("a", "b"),
+		{Name: topology.Name{Namespace: "a", Name: "b"}, Pod: "c"},
+		unit("a", "b"),
 	}
 	seen := map[string]Unit{}
 	for _, u := range units {
@@ -210,8 +211,8 @@ func TestForeignFieldsAreLeftAlone(t *testing.T) {
 	m.settle()
 	for _, s := range m.services {
 		s.Labels["team"], s.Annotations["note"] = "a", "b"
-		s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyType)
-		*s.Spec.IPFamilyPolicy = corev1.IPFamilyPolicySingleStack
+		single := corev1.IPFamilyPolicySingleStack
+		s.Spec.IPFamilyPolicy = &single
 	}
 	if c, _ := m.plan(); !c.Empty() {
 		t.Errorf("changes: %+v", c)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"testing"
 
+	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
@@ -38,7 +39,7 @@ func TestExhaustionIsAProblemOfTheService(t *testing.T) {
 	delete(m.busy, PortKey{Number: 2000})
 	m.topo.Services = []topology.Service{svc("shop", "a", "80"), svc("shop", "b", "80", "udp/53"), svc("shop", "c", "80")}
 	problems := m.settle()
-	if len(problems) != 2 || problems[0].Reason != ReasonNoTargetPort || problems[0].Object.Name != "b" || problems[1].Object.Name != "c" {
+	if len(problems) != 2 || problems[0].Reason != problem.NoTargetPort || problems[0].Object.Name != "b" || problems[1].Object.Name != "c" {
 		t.Errorf("problems: %v", problems)
 	}
 	units := m.observe().Units

@@ -6,8 +6,6 @@ import (
 	"testing"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
-
-	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
 // many has n services and a proxy on each of the nodes.
@@ -174,9 +172,8 @@ func BenchmarkPlan(b *testing.B) {
 
 func benchPlan(b *testing.B, m *model, s State) {
 	b.ReportAllocs()
-	var topo topology.Topology = m.topo
 	for b.Loop() {
-		if c, _ := Plan(m.cfg, topo, s, m.proxies, nil); len(c.UpdateSlices) > 0 {
+		if c, _ := Plan(m.cfg, m.topo, s, m.proxies, nil); len(c.UpdateSlices) > 0 {
 			b.Fatal("slices are written again")
 		}
 	}
