@@ -18,14 +18,15 @@ const (
 	maxBackoff = 5 * time.Second
 )
 
-// ClientConfig is what a Client needs. All but Store is required.
+// ClientConfig is what a Client needs. All but Store and StoreEvery is required.
 type ClientConfig struct {
 	Addr       string // host:port of the controller
 	ServerName string // the DNS name that the controller's certificate must carry
 	CAFile     string // PEM, read at each connect
 	TokenFile  string // read at each connect
 	Applier    Applier
-	Store      *Store // where the last good config is kept; nil = nowhere
+	Store      *Store        // where the last good config is kept; nil = nowhere
+	StoreEvery time.Duration // the least time between two writes to Store; 0 = 1 s
 	Log        *slog.Logger
 }
 
@@ -57,6 +58,9 @@ type Status struct {
 
 // NewClient returns a Client; Run makes it work.
 func NewClient(config ClientConfig) *Client {
+	if config.StoreEvery == 0 {
+		config.StoreEvery = time.Second
+	}
 	c := &Client{
 		config: config, ready: make(chan struct{}), synced: make(chan struct{}),
 		refused: map[configv1.Key]configv1.Refusal{},
@@ -179,8 +183,8 @@ func (c *Client) update(change func(*Status)) {
 	c.status.Store(&s)
 }
 
-// keep writes the state to the Store as it changes, at most once a second and spending little of its time on it, and
-// once more at the end.
+// keep writes the state to the Store as it changes, at most once a second and for no more than a fiftieth of the time,
+// and once more at the end.
 func (c *Client) keep(stop <-chan struct{}) {
 	if c.config.Store == nil {
 		<-stop
@@ -191,7 +195,7 @@ func (c *Client) keep(stop <-chan struct{}) {
 		case <-c.dirty:
 			took := c.save()
 			select {
-			case <-time.After(max(time.Second, 50*took)):
+			case <-time.After(max(c.config.StoreEvery, 50*took)):
 			case <-stop:
 			}
 		case <-stop:

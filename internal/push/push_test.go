@@ -230,7 +230,7 @@ func TestStoreFollowsWhileRunning(t *testing.T) {
 	common := config(t, 1, 0)
 	s.Publish(common, nil)
 	store := &Store{Path: filepath.Join(t.TempDir(), "config")}
-	p1 := run(t, ca, s.addr, "p1", func(c *ClientConfig) { c.Store = store })
+	p1 := run(t, ca, s.addr, "p1", func(c *ClientConfig) { c.Store, c.StoreEvery = store, time.Millisecond })
 	wait(t, "synced", p1.Synced())
 	stored := func() map[configv1.Key]string {
 		_, resources, _ := store.Load()

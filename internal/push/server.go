@@ -83,6 +83,9 @@ func (s *Server) Publish(common []configv1.Resource, perProxy map[string][]confi
 	if err != nil {
 		s.config.Log.Error("some config cannot be sent and stays what it was", "err", err)
 	}
+	if old == nil || old.differs(next) {
+		s.counts.published.Store(time.Now().UnixNano())
+	}
 	s.current.Store(next)
 	if old != nil {
 		close(old.superseded)

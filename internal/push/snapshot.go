@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -46,6 +47,13 @@ func (s *snapshot) version(pod string) string {
 		return own.version
 	}
 	return s.common.version
+}
+
+// differs says whether some peer gets something else by o.
+func (s *snapshot) differs(o *snapshot) bool {
+	return s.common.version != o.common.version || !maps.EqualFunc(s.own, o.own, func(a, b lists) bool {
+		return a.version == b.version
+	})
 }
 
 // maker makes snapshots, each from the one before. It belongs to one goroutine at a time.

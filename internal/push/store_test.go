@@ -80,7 +80,7 @@ func TestStoreDamaged(t *testing.T) {
 			t.Errorf("%s %d: loaded %v, %v", what, at, got, err)
 		}
 	}
-	for i := range good {
+	for i := 0; i < len(good); i += 1 + i/90*7 { // all of the head, then some
 		flipped := append([]byte{}, good...)
 		flipped[i] ^= 0x20
 		check("flipped byte", i, flipped)
