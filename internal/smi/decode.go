@@ -2,7 +2,7 @@ package smi
 
 import (
 	"cmp"
-	"maps"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -156,11 +156,18 @@ func (d decoding) body(flat bool, field string) map[string]any {
 	return spec
 }
 
-// convert fills a type of the SMI SDK from the named fields of body.
+// convert fills a type of the SMI SDK from the named fields of body. The error names the field.
 func convert[T any](body map[string]any, fields ...string) (T, error) {
 	var out T
-	in := maps.Clone(body)
-	maps.DeleteFunc(in, func(k string, _ any) bool { return !slices.Contains(fields, k) })
-	err := runtime.DefaultUnstructuredConverter.FromUnstructured(in, &out)
-	return out, err
+	in := map[string]any{}
+	for _, f := range fields {
+		if body[f] == nil {
+			continue
+		}
+		in[f] = body[f]
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(in, &out); err != nil {
+			return out, fmt.Errorf("%s cannot be decoded: %w", f, err)
+		}
+	}
+	return out, nil
 }

@@ -37,7 +37,7 @@ func checkRegex(expr string) error {
 func cost(re *syntax.Regexp) int {
 	n := 1 + len(re.Rune)
 	if re.Op == syntax.OpCharClass {
-		n = 1 + len(re.Rune)/8 // one instruction with a table, which copies share
+		n = 1 + len(re.Rune)/64 // one instruction with a table, which copies share
 	}
 	for _, sub := range re.Sub {
 		n += cost(sub)

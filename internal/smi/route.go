@@ -12,7 +12,7 @@ import (
 func decodeTCPRoute(d decoding) (any, []problem.Problem) {
 	spec, err := convert[specsv1alpha4.TCPRouteSpec](d.body(false, "matches"), "matches")
 	if err != nil {
-		return d.invalid(problem.InvalidObject, "spec cannot be decoded: %v", err)
+		return d.invalid(problem.InvalidObject, "spec.%v", err)
 	}
 	ports, err := checkPorts(spec.Matches.Ports)
 	if err != nil {
@@ -24,7 +24,7 @@ func decodeTCPRoute(d decoding) (any, []problem.Problem) {
 func decodeUDPRoute(d decoding) (any, []problem.Problem) {
 	spec, err := convert[specsv1alpha4.UDPRouteSpec](d.body(false, "matches"), "matches")
 	if err != nil {
-		return d.invalid(problem.InvalidObject, "spec cannot be decoded: %v", err)
+		return d.invalid(problem.InvalidObject, "spec.%v", err)
 	}
 	ports, err := checkPorts(spec.Matches.Ports)
 	if err != nil {

@@ -28,7 +28,7 @@ func decodeSplit(d decoding) (any, []problem.Problem) {
 	}
 	spec, err := convert[splitv1alpha4.TrafficSplitSpec](withoutWeights(body), "service", "backends", "matches")
 	if err != nil {
-		return d.invalid(problem.InvalidObject, "spec cannot be decoded: %v", err)
+		return d.invalid(problem.InvalidObject, "spec.%v", err)
 	}
 	s := TrafficSplit{Meta: d.Meta}
 	if s.Service, why = d.service(spec.Service); why != "" {

@@ -16,12 +16,12 @@ func decodeTarget(d decoding) (any, []problem.Problem) {
 	body := d.body(d.version == "v1alpha1", "destination")
 	spec, err := convert[accessv1alpha2.TrafficTargetSpec](body, "destination", "sources", "rules")
 	if err != nil {
-		return d.invalid(problem.InvalidObject, "cannot be decoded: %v", err)
+		return d.invalid(problem.InvalidObject, "%v", err)
 	}
 	if d.version == "v1alpha1" && spec.Rules == nil {
 		old, err := convert[accessv1alpha1.TrafficTarget](body, "specs")
 		if err != nil {
-			return d.invalid(problem.InvalidObject, "cannot be decoded: %v", err)
+			return d.invalid(problem.InvalidObject, "%v", err)
 		}
 		for _, s := range old.Specs {
 			spec.Rules = append(spec.Rules, accessv1alpha2.TrafficTargetRule(s))

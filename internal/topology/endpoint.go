@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"slices"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -37,7 +38,7 @@ func (b *builder) addEndpoints(svc *corev1.Service, s *Service) []string {
 		s.Ports[i].Endpoints = sortEndpoints(s.Ports[i].Endpoints)
 	}
 	for kind, example := range refused {
-		b.report(serviceRef(svc), problem.EndpointRefused, "endpoints %s get no traffic (%s is one); only the mesh's administrator can allow them", kind, problem.Quote(example))
+		b.report(serviceRef(svc), problem.EndpointRefused, "endpoints %s get no traffic (%s is one)%s", kind, problem.Quote(example), kind.advice())
 	}
 	podNames = slices.DeleteFunc(podNames, func(n string) bool { return validation.IsDNS1123Label(n) != nil })
 	slices.Sort(podNames)
@@ -73,7 +74,7 @@ func portsOf(slice *discoveryv1.EndpointSlice, ports []Port, refused refusals) [
 				continue
 			}
 			if *sp.Port < 1 || *sp.Port > 65535 {
-				refused.add(badPort, slice.Name)
+				refused.add(badPort, strconv.Itoa(int(*sp.Port)))
 				continue
 			}
 			out = append(out, target{index: i, port: *sp.Port})

@@ -25,6 +25,15 @@ const (
 	unknownRange refusal = "in the cluster's pod or service ranges without being a pod of their namespace"
 )
 
+// advice ends the sentence, where there is any.
+func (r refusal) advice() string {
+	switch r {
+	case isLoopback, isLinkLocal, ofAPIServer, ofNode, ofService, ofForeignPod, unknownRange:
+		return "; only the mesh's administrator can allow them"
+	}
+	return ""
+}
+
 // refusals keeps one example of each kind: a service may have thousands of refused endpoints.
 type refusals map[refusal]string
 

@@ -75,7 +75,11 @@ func byName(name string) (Protocol, Scheme) {
 		return HTTP, SchemeH2C
 	case "https", "tls", "ssl", "wss", "h2":
 		return TCP, SchemeHTTPS
-	case "tcp":
+	case "tcp",
+		// Names that people give to ports of these protocols. As HTTP they would hang: where the server speaks first,
+		// the client waits for it.
+		"amqp", "dns", "kafka", "ldap", "ldaps", "memcached", "mongo", "mongodb", "mqtt", "mysql", "nats",
+		"postgres", "postgresql", "redis", "smtp", "ssh":
 		return TCP, SchemeHTTP
 	}
 	return "", SchemeHTTP
