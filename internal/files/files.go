@@ -63,7 +63,7 @@ func (s *Source) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", s.dir, err)
 	}
-	defer w.Close() //nolint:errcheck // nothing depends on how a watch ends
+	defer w.Close()
 	if err := watchTree(w, s.dir); err != nil {
 		return err
 	}

@@ -1,3 +1,5 @@
+// Package configv1 is the contract between the controller and the proxies: protobuf messages, one resource for each thing
+// that changes by itself, and what names and compares them.
 package configv1
 
 import (
