@@ -26,6 +26,6 @@ Every flag can be set by an environment variable, too: --timeout by TULLE_TIMEOU
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newInstall(), newVersion())
+	root.AddCommand(newInstall(), newUpgrade(), newVersion())
 	return root
 }

@@ -39,7 +39,11 @@ func Connect(kubeconfig, kubecontext string) (*Cluster, error) {
 		return nil, WithNext(fmt.Errorf("read kubeconfig: %w", err),
 			"name a cluster with --kubeconfig or --context, or set KUBECONFIG; `kubectl config get-contexts` lists contexts")
 	}
-	config.QPS, config.Burst, config.Timeout = 50, 100, 30*time.Second
+	return connect(config)
+}
+
+func connect(config *rest.Config) (*Cluster, error) {
+	config.QPS, config.Timeout = -1, 30*time.Second // the API server limits by itself
 	config.UserAgent = "tulle"
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {

@@ -70,7 +70,7 @@ func (i *Installer) wait(ctx context.Context, what string, check func(context.Co
 		switch {
 		case errors.As(err, &final):
 			return err
-		case err != nil && limited.Err() == nil:
+		case err != nil && limited.Err() == nil && !errors.Is(err, context.DeadlineExceeded):
 			missing = err.Error()
 		case missing == "" && err == nil:
 			return nil
