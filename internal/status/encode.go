@@ -78,6 +78,8 @@ func Decode(data map[string]string, binary map[string][]byte) (Status, error) {
 func (s *Status) add(key string, doc []byte) error {
 	var err error
 	switch {
+	case key == BypassKey:
+		s.Bypass = string(doc) == BypassOn
 	case key == LeaderKey:
 		err = json.Unmarshal(doc, &s.Leader)
 	case strings.HasPrefix(key, ReplicaPrefix):

@@ -4,6 +4,9 @@
 // The leader owns the key status.json; every replica owns the key replica.<pod>.json (the proxies that are connected to
 // it). A document that is too large for plain text is under the same key with ".gz" in binaryData.
 //
+// One key is not theirs: dns-bypass, which people set to "on" to make mesh names answer with the plain Services' addresses
+// (`tulle dns bypass on`).
+//
 // Documents are written when they change, at most every few seconds: the Lease tulle-controller says who is alive.
 package status
 
@@ -19,6 +22,8 @@ const (
 	LeaderKey     = "status.json"
 	ReplicaPrefix = "replica."
 	ReplicaSuffix = ".json"
+	BypassKey     = "dns-bypass"
+	BypassOn      = "on"
 )
 
 // ReplicaKey returns the key of a controller pod's document.
@@ -28,6 +33,7 @@ func ReplicaKey(pod string) string { return ReplicaPrefix + pod + ReplicaSuffix 
 type Status struct {
 	Leader   Leader
 	Replicas []Replica // by pod
+	Bypass   bool      // the kill switch of the mesh names is on
 }
 
 // Leader is what the elected controller writes.
@@ -94,8 +100,21 @@ type Proxy struct {
 	Connected time.Time `json:"connected"`
 	// Current is true if the proxy has acknowledged everything that this replica serves it.
 	Current bool `json:"current"`
-	// Refused are the resources that it could not use ("type name: reason"), at most ten.
-	Refused []string `json:"refused,omitempty"`
+	// Refused are the resources that it could not use, at most MaxRefused of them. The leader reads those of all replicas.
+	Refused []Refusal `json:"refused,omitempty"`
+}
+
+// MaxRefused bounds what is written down for each proxy.
+const MaxRefused = 20
+
+// Refusal is a resource that a proxy could not use; what it was before stays in use.
+type Refusal struct {
+	Type     string `json:"type"` // its message's full name, e.g. tulle.config.v1.Service
+	Name     string `json:"name"`
+	Version  string `json:"version"`
+	Reason   string `json:"reason"`
+	BusyPort uint32 `json:"busyPort,omitempty"` // the target port that could not be bound
+	BusyUDP  bool   `json:"busyUDP,omitempty"`
 }
 
 // FromProblem makes a Problem with a message of at most 400 bytes.

@@ -34,11 +34,11 @@ func TestRoundTrip(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			want := Status{Leader: leader(tt.problems), Replicas: []Replica{
+			want := Status{Leader: leader(tt.problems), Bypass: true, Replicas: []Replica{
 				{Pod: "c-1", Version: "v1", Proxies: []Proxy{{Pod: "p-1", Node: "n-1", Current: true}}},
 				{Pod: "c-2", Version: "v1"},
 			}}
-			data, packed := map[string]string{"something": "else"}, map[string][]byte{}
+			data, packed := map[string]string{"something": "else", BypassKey: "on"}, map[string][]byte{}
 			b, compressed, err := EncodeLeader(want.Leader)
 			if err != nil || compressed != tt.compressed {
 				t.Fatalf("compressed %v, err %v", compressed, err)
