@@ -99,7 +99,7 @@ func delegate(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range strings.Fields(string(b)) {
+	for c := range strings.FieldsSeq(string(b)) {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644); err != nil {
 			return fmt.Errorf("cgroup controller %s: %w", c, err)
 		}

@@ -135,8 +135,10 @@ func (c *Cluster) certificates() error {
 	}
 	c.pki = p
 	ids := []identity{
-		{file: "kube-apiserver", user: "kube-apiserver", names: []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc",
-			"kubernetes.default.svc.cluster.local", "localhost", "127.0.0.1", apiServiceIP, controlPlaneIP}},
+		{file: "kube-apiserver", user: "kube-apiserver", names: []string{
+			"kubernetes", "kubernetes.default", "kubernetes.default.svc",
+			"kubernetes.default.svc.cluster.local", "localhost", "127.0.0.1", apiServiceIP, controlPlaneIP,
+		}},
 		{file: "apiserver-kubelet-client", user: "kube-apiserver-kubelet-client", group: "system:masters"},
 		{file: "front-proxy-client", user: "front-proxy-client"},
 		{file: "admin", user: "admin", group: "system:masters"},

@@ -74,7 +74,7 @@ func cgroupProcesses(dir string) ([]Process, error) {
 		return nil, err
 	}
 	var ps []Process
-	for _, f := range strings.Fields(string(b)) {
+	for f := range strings.FieldsSeq(string(b)) {
 		pid, err := strconv.Atoi(f)
 		if err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -68,9 +69,9 @@ func (p *processes) start(name string, env []string, argv ...string) error {
 func (p *processes) find(name string) *process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := len(p.all) - 1; i >= 0; i-- {
-		if p.all[i].name == name {
-			return p.all[i]
+	for _, proc := range slices.Backward(p.all) {
+		if proc.name == name {
+			return proc
 		}
 	}
 	return nil
@@ -91,8 +92,8 @@ func (p *processes) signal(name string, sig syscall.Signal) error {
 func (p *processes) killAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := len(p.all) - 1; i >= 0; i-- {
-		_ = p.all[i].cmd.Process.Kill() // it may have ended already
+	for _, proc := range slices.Backward(p.all) {
+		_ = proc.cmd.Process.Kill() // it may have ended already
 	}
 	for _, proc := range p.all {
 		<-proc.done

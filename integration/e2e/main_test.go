@@ -1,0 +1,31 @@
+package e2e
+
+import (
+	"os"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/integration/cluster"
+)
+
+func TestMain(m *testing.M) {
+	cluster.MaybeChild()
+	os.Exit(m.Run())
+}
+
+// TestE2E runs every suite on every cluster that it asks for, one cluster at a time. A part is chosen as usual:
+// go test -run 'TestE2E/honest/smoke'.
+func TestE2E(t *testing.T) {
+	if os.Getenv(gateEnv) == "" {
+		t.Skipf("e2e is skipped: set %s=1 to run it (on the embedded cluster, as root on Linux, or on the one of KUBECONFIG)", gateEnv)
+	}
+	for _, p := range places() {
+		t.Run(p.name, func(t *testing.T) {
+			e := start(t, p)
+			for _, s := range suites() {
+				if s.runsOn(p) {
+					t.Run(s.name, func(t *testing.T) { s.run(t, e) })
+				}
+			}
+		})
+	}
+}

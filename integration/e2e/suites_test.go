@@ -1,0 +1,53 @@
+package e2e
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/integration/cluster"
+)
+
+// suite is a rule, or a few that belong together.
+type suite struct {
+	name string
+	on   []string // names of places; none means all
+	run  func(t *testing.T, e *env)
+}
+
+func suites() []suite {
+	return []suite{
+		{name: "smoke", run: smoke},
+		{name: "smoke dual-stack", on: []string{dualStack}, run: smokeDualStack},
+	}
+}
+
+// runsOn says whether the suite is for that place. On a given cluster all suites run; they skip what it can't do.
+func (s suite) runsOn(p place) bool {
+	return len(s.on) == 0 || p.name == given || slices.Contains(s.on, p.name)
+}
+
+// place is a cluster to run suites on.
+type place struct {
+	name    string
+	options cluster.Options
+}
+
+const (
+	nftables  = "nftables"
+	iptables  = "iptables"
+	honest    = "honest"
+	dualStack = "dual-stack"
+	given     = "given" // by KUBECONFIG
+)
+
+func places() []place {
+	if givenKubeconfig() != "" {
+		return []place{{name: given}}
+	}
+	return []place{
+		{nftables, cluster.Options{ProxyMode: "nftables"}},
+		{iptables, cluster.Options{ProxyMode: "iptables"}},
+		{honest, cluster.Options{Profile: cluster.Honest}},
+		{dualStack, cluster.Options{DualStack: true}},
+	}
+}

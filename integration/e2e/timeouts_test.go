@@ -1,0 +1,15 @@
+package e2e
+
+import "time"
+
+// All the time that tests may take, in one place. They are limits: whatever is waited for is polled.
+const (
+	pollEvery = 100 * time.Millisecond
+
+	rolloutTimeout = 3 * time.Minute  // a Deployment or DaemonSet becomes ready
+	settleTimeout  = time.Minute      // anything else that the cluster does
+	execTimeout    = 2 * time.Minute  // a command in a pod
+	installTimeout = 5 * time.Minute  // tulle install, upgrade, uninstall
+	buildTimeout   = 15 * time.Minute // programs and images
+	forwardTimeout = 15 * time.Second // a port-forward opens
+)

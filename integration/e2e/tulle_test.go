@@ -1,0 +1,98 @@
+package e2e
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/integration/images"
+)
+
+const meshNamespace = "tulle-system"
+
+// release is tulle as built from one source tree.
+type release struct {
+	cli      string   // the program
+	archives []string // its images
+	tag      string
+}
+
+// build makes tulle from a source tree: this one, or another commit's to upgrade from.
+func (e *env) build(t *testing.T, root string) release {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout)
+	defer cancel()
+	dir := t.TempDir()
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir, "./cmd/...")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v: %s", root, err, out)
+	}
+	r := release{cli: filepath.Join(dir, "tulle")}
+	sum := sha256.New()
+	programs := []string{"tulle-controller", "tulle-proxy"}
+	for _, p := range programs {
+		b, err := os.ReadFile(filepath.Join(dir, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum.Write(b)
+	}
+	r.tag = hex.EncodeToString(sum.Sum(nil)[:6])
+	for _, p := range programs {
+		archive := filepath.Join(dir, p+".tar")
+		if err := images.Write(archive, images.Image{
+			Ref: imageName(p) + ":" + r.tag, Entrypoint: "/" + p, Files: map[string]string{"/" + p: filepath.Join(dir, p)},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.archives = append(r.archives, archive)
+	}
+	return r
+}
+
+func imageName(program string) string { return "example.com/" + program }
+
+// values are those that make the chart use the release's images.
+func (r release) values() []string {
+	var args []string
+	for _, p := range []string{"controller", "proxy"} {
+		args = append(args, "--set", fmt.Sprintf("%s.image.repository=%s", p, imageName("tulle-"+p)), "--set-string", fmt.Sprintf("%s.image.tag=%s", p, r.tag))
+	}
+	return args
+}
+
+// tulle runs a release's program against the cluster.
+func (e *env) tulle(t *testing.T, r release, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), installTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.cli, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.kubectl.Kubeconfig)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("tulle %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out), err
+}
+
+// install loads a release's images and installs it, into a namespace that enforces PodSecurity restricted.
+func (e *env) install(t *testing.T, r release, args ...string) {
+	t.Helper()
+	for _, a := range r.archives {
+		e.loadImage(t, a)
+	}
+	e.apply(t, "default", "{apiVersion: v1, kind: Namespace, metadata: {name: "+meshNamespace+", labels: {pod-security.kubernetes.io/enforce: restricted}}}")
+	out, err := e.tulle(t, r, append(append([]string{"install"}, r.values()...), args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(out)
+}
