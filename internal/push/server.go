@@ -21,11 +21,15 @@ import (
 
 const (
 	// maxRequest bounds a request: the versions that a resuming proxy has, about 170 bytes for each resource.
-	maxRequest = 8 << 20
+	maxRequest = 16 << 20
 	// streamsPerPeer is two, so that a proxy whose connection hangs half-open gets its new one served.
 	streamsPerPeer = 2
 	// authenticating bounds how many tokens are judged at once.
 	authenticating = 32
+	// admitting bounds how many streams are brought up to date at once when all proxies come back together: each says
+	// what it has, or takes everything, which is megabytes. A proxy that is slow at that gives its place up.
+	admitting     = 16
+	admissionTime = 5 * time.Second
 )
 
 // ServerConfig is what a Server needs. All but Retry and ReauthenticateAfter is required.
@@ -47,7 +51,8 @@ type Server struct {
 
 	config  ServerConfig
 	streams streams
-	auth    chan struct{} // holds a token for each authentication under way
+	auth    chan struct{} // a place for each authentication under way
+	admits  chan struct{} // a place for each stream that is being brought up to date
 	changed chan struct{} // capacity one
 	stop    chan struct{} // closed when Serve ends
 	workers sync.WaitGroup
@@ -68,7 +73,7 @@ func NewServer(config ServerConfig) *Server {
 	}
 	return &Server{
 		config: config, streams: streams{m: map[*stream]struct{}{}},
-		auth: make(chan struct{}, authenticating), changed: make(chan struct{}, 1), stop: make(chan struct{}),
+		auth: make(chan struct{}, authenticating), admits: make(chan struct{}, admitting), changed: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 }
 

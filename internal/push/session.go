@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// chunkBytes is what one response holds, roughly; a single larger resource goes alone.
-	chunkBytes = 128 << 10
+	// chunkBytes is what one response holds, roughly; a single larger resource goes alone. gRPC encodes into pooled
+	// buffers of 32 KiB, then of 1 MiB: when all proxies come at once, the difference is most of the server's memory.
+	chunkBytes = 28 << 10
 	// maxTypes bounds what a stream can subscribe to. Types that this server doesn't know are answered as empty.
 	maxTypes = 32
 )
@@ -169,6 +170,16 @@ func (s *session) retries(typ string, now time.Time) []*discovery.Resource {
 	return again
 }
 
+// complete says whether the peer has asked for all types that there are.
+func (s *session) complete() bool {
+	for _, typ := range order() {
+		if s.types[typ] == nil {
+			return false
+		}
+	}
+	return true
+}
+
 // wake returns when to plan again though nothing new has come; false if only news matter.
 func (s *session) wake() (time.Time, bool) {
 	if len(s.waiting) > 0 {
@@ -223,8 +234,11 @@ func chunks(typ string, set []*discovery.Resource, must bool) []*discovery.Delta
 	var batch []*discovery.DeltaDiscoveryResponse
 	for len(set) > 0 {
 		n, size := 0, 0
-		for n < len(set) && (n == 0 || size < chunkBytes) {
-			size += len(set[n].GetResource().GetValue()) + len(set[n].GetName()) + len(typ) + 32
+		for n < len(set) {
+			size += len(set[n].GetResource().GetValue()) + len(set[n].GetName()) + len(typ) + 48
+			if n > 0 && size > chunkBytes {
+				break
+			}
 			n++
 		}
 		batch = append(batch, &discovery.DeltaDiscoveryResponse{TypeUrl: typ, Resources: set[:n:n]})

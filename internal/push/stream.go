@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,8 +57,11 @@ func (s *Server) DeltaAggregatedResources(ads adsStream) error {
 
 	ended := make(chan error, 2)
 	requests := make(chan *discovery.DeltaDiscoveryRequest)
-	s.workers.Go(func() { ended <- receive(ctx, ads, requests) })
-	s.workers.Go(func() { ended <- s.drive(ctx, st, requests) })
+	s.workers.Go(func() {
+		admitted := s.admit(ctx)
+		s.workers.Go(func() { ended <- s.drive(ctx, st, requests, admitted) })
+		ended <- receive(ctx, ads, requests)
+	})
 	select {
 	case err = <-ended:
 	case <-gone:
@@ -108,6 +112,22 @@ func (s *Server) authenticate(ctx context.Context) (Peer, error) {
 	return peer, nil
 }
 
+// admit waits for a place among the streams that are brought up to date. The place is given back by the function
+// returned, or after a while.
+func (s *Server) admit(ctx context.Context) (leave func()) {
+	select {
+	case s.admits <- struct{}{}:
+	case <-ctx.Done():
+		return func() {}
+	}
+	once := sync.OnceFunc(func() { <-s.admits })
+	timer := time.AfterFunc(admissionTime, once)
+	return func() {
+		timer.Stop()
+		once()
+	}
+}
+
 // receive hands on the requests of a stream until it ends.
 func receive(ctx context.Context, ads adsStream, requests chan<- *discovery.DeltaDiscoveryRequest) error {
 	for {
@@ -126,8 +146,11 @@ func receive(ctx context.Context, ads adsStream, requests chan<- *discovery.Delt
 	}
 }
 
-// drive runs the stream's session.
-func (s *Server) drive(ctx context.Context, st *stream, requests <-chan *discovery.DeltaDiscoveryRequest) error {
+// drive runs the stream's session; admitted is called once the proxy has all it asks for, or the stream has ended.
+func (s *Server) drive(
+	ctx context.Context, st *stream, requests <-chan *discovery.DeltaDiscoveryRequest, admitted func(),
+) error {
+	defer admitted()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -140,6 +163,9 @@ func (s *Server) drive(ctx context.Context, st *stream, requests <-chan *discove
 			s.counts.removals.Add(uint64(len(resp.GetRemovedResources())))
 		}
 		s.report(st)
+		if st.session.complete() {
+			admitted()
+		}
 		timer.Stop()
 		if again, ok := st.session.wake(); ok {
 			timer.Reset(time.Until(again))
