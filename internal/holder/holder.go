@@ -55,7 +55,8 @@ type holder struct {
 	stop     <-chan struct{} // nil once seen
 	stopping time.Time
 	note     string
-	failures int // workers that ended unasked, in a row
+	restarts int // workers that ended
+	failures int // of those, unasked and in a row
 	hangs    int // of those, killed for silence within hangMemory
 	lastHang time.Time
 }
@@ -173,6 +174,7 @@ func (h *holder) failed(lived time.Duration) time.Duration {
 		h.failures = 0
 	}
 	h.failures++
+	h.restarts++
 	h.status.workerGone(h.failures >= crashLimit)
 	if h.failures <= 2 {
 		return 0

@@ -20,6 +20,8 @@ var ErrNoHolder = errors.New("not started by a holder")
 type Hello struct {
 	// Failures counts the workers before this one that ended unasked, in a row.
 	Failures int `json:"failures"`
+	// Restarts counts the workers before this one.
+	Restarts int `json:"restarts"`
 	// Stopping is when the holder was told to stop: the worker is to go on with that, not to begin anew. Zero if it
 	// wasn't.
 	Stopping time.Time `json:"stopping"`
