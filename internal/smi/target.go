@@ -10,8 +10,8 @@ import (
 	"github.com/tulle-mesh/tulle/internal/problem"
 )
 
-// decodeTarget brings the three versions to v1alpha2's shape: v1alpha1 has no spec and calls the rules specs, v1alpha3
-// has no port, which is then not looked at.
+// decodeTarget brings the three versions to v1alpha2's shape: v1alpha1 has no spec and calls the rules specs. A port
+// limits access, so it counts in v1alpha3, too, which does not have it, where somebody wrote it.
 func decodeTarget(d decoding) (any, []problem.Problem) {
 	body := d.body(d.version == "v1alpha1", "destination")
 	spec, err := convert[accessv1alpha2.TrafficTargetSpec](body, "destination", "sources", "rules")
@@ -40,7 +40,7 @@ func (d decoding) target(spec accessv1alpha2.TrafficTargetSpec) (t TrafficTarget
 	if t.Destination, err = d.identity(spec.Destination); err != nil {
 		return t, fmt.Errorf("destination: %w", err)
 	}
-	if port := spec.Destination.Port; port != nil && d.version != "v1alpha3" {
+	if port := spec.Destination.Port; port != nil {
 		if *port < 0 || *port > 65535 {
 			return t, fmt.Errorf("destination.port: %d is not a port number", *port)
 		}
