@@ -7,13 +7,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tulle-mesh/tulle/internal/problem"
 )
 
 // addEndpoints fills the ports of s from the EndpointSlices of svc and returns the names of the pods behind them, ready
-// or not, that can be labels of a DNS name.
+// or not.
 func (b *builder) addEndpoints(svc *corev1.Service, s *Service) []string {
 	var podNames []string
 	refused := refusals{}
@@ -40,9 +39,7 @@ func (b *builder) addEndpoints(svc *corev1.Service, s *Service) []string {
 	for kind, example := range refused {
 		b.report(serviceRef(svc), problem.EndpointRefused, "endpoints %s get no traffic (%s is one)%s", kind, problem.Quote(example), kind.advice())
 	}
-	podNames = slices.DeleteFunc(podNames, func(n string) bool { return validation.IsDNS1123Label(n) != nil })
-	slices.Sort(podNames)
-	return slices.Compact(podNames)
+	return podNames
 }
 
 // target is the port number behind the port of a service with the index.

@@ -13,6 +13,7 @@ type index struct {
 	services   map[Name]*corev1.Service
 	slices     map[Name][]*discoveryv1.EndpointSlice // by the Service's name
 	pods       map[netip.Addr]*corev1.Pod            // the pod that has an address of the pod network
+	own        []addressed                           // the pods that claim such addresses
 	apiServer  map[netip.Addr]bool
 	nodes      map[netip.Addr]bool
 	clusterIPs map[netip.Addr]bool
@@ -20,11 +21,18 @@ type index struct {
 	allowed    prefixSet
 }
 
+// addressed is a pod with its addresses.
+type addressed struct {
+	pod   *corev1.Pod
+	addrs []netip.Addr
+}
+
 func newIndex(c Config, r Resources) index {
 	x := index{
 		services:   make(map[Name]*corev1.Service, len(r.Services)),
 		slices:     make(map[Name][]*discoveryv1.EndpointSlice, len(r.EndpointSlices)),
 		pods:       make(map[netip.Addr]*corev1.Pod, len(r.Pods)),
+		own:        make([]addressed, 0, len(r.Pods)),
 		apiServer:  map[netip.Addr]bool{},
 		nodes:      make(map[netip.Addr]bool, len(r.Nodes)),
 		clusterIPs: make(map[netip.Addr]bool, len(r.Services)),
@@ -82,7 +90,9 @@ func (x *index) addPod(p *corev1.Pod) {
 	if !hasAddress(p) {
 		return
 	}
-	for _, a := range podAddrs(p) {
+	addrs := podAddrs(p)
+	x.own = append(x.own, addressed{p, addrs})
+	for _, a := range addrs {
 		if had := x.pods[a]; had == nil || newer(p, had) {
 			x.pods[a] = p
 		}

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tulle-mesh/tulle/internal/problem"
 )
@@ -46,19 +45,31 @@ func (b *builder) service(svc *corev1.Service) (*Service, []string) {
 	}
 	podNames := b.addEndpoints(svc, s)
 	if !set.headlessPods {
-		podNames = nil
+		return s, nil
 	}
-	return s, podNames
+	slices.Sort(podNames)
+	return s, slices.DeleteFunc(slices.Compact(podNames), func(name string) bool { return !isLabel(name) })
 }
 
 // unusable says what is wrong with the names of svc: they become names in DNS and keys.
 func unusable(svc *corev1.Service) string {
 	for _, name := range []string{svc.Namespace, svc.Name} {
-		if validation.IsDNS1123Label(name) != nil {
+		if !isLabel(name) {
 			return problem.Quote(name) + " is not a DNS label"
 		}
 	}
 	return ""
+}
+
+// isLabel is validation.IsDNS1123Label without its regular expression, which took a tenth of Build.
+func isLabel(s string) bool {
+	for i, c := range []byte(s) {
+		alphanumeric := '0' <= c && c <= '9' || 'a' <= c && c <= 'z'
+		if !alphanumeric && (c != '-' || i == 0 || i == len(s)-1) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 63
 }
 
 // ports derives the ports without their endpoints.
