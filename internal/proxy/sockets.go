@@ -21,11 +21,13 @@ type Sockets interface {
 }
 
 // Kernel is the plain implementation of Sockets: every socket is opened here and ends when it is closed.
-type Kernel struct{ config net.ListenConfig }
+type Kernel struct{}
 
 // Listen implements Sockets.
-func (k Kernel) Listen(ctx context.Context, address string) (net.Listener, error) {
-	l, err := k.config.Listen(ctx, "tcp", address)
+func (Kernel) Listen(ctx context.Context, address string) (net.Listener, error) {
+	var c net.ListenConfig
+	c.SetMultipathTCP(false) // whose sockets the kernel can't splice
+	l, err := c.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("open listener: %w", err)
 	}
@@ -33,8 +35,9 @@ func (k Kernel) Listen(ctx context.Context, address string) (net.Listener, error
 }
 
 // ListenPacket implements Sockets.
-func (k Kernel) ListenPacket(ctx context.Context, address string) (*net.UDPConn, error) {
-	c, err := k.config.ListenPacket(ctx, "udp", address)
+func (Kernel) ListenPacket(ctx context.Context, address string) (*net.UDPConn, error) {
+	var config net.ListenConfig
+	c, err := config.ListenPacket(ctx, "udp", address)
 	if err != nil {
 		return nil, fmt.Errorf("open socket: %w", err)
 	}

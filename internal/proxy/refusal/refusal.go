@@ -64,7 +64,7 @@ func (r Reason) Answer() Answer {
 	case Timeout:
 		return Answer{504, grpcDeadlineExceeded, "the time limit of the service has passed"}
 	case BadRequest:
-		return Answer{400, grpcInvalidArgument, "the request's body could not be read"}
+		return Answer{400, grpcInvalidArgument, "the request could not be read, or not be passed on as it is"}
 	case ConnectMethod:
 		return Answer{405, grpcUnimplemented, "CONNECT is not served"}
 	case Draining:

@@ -1,0 +1,260 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+)
+
+// socket names a listening socket.
+type socket struct {
+	network string // "tcp" or "udp"
+	address string // "host:port", the host may be empty
+}
+
+func socketOf(host string, port uint32, protocol configv1.Protocol) socket {
+	network := "tcp"
+	if protocol == configv1.Protocol_PROTOCOL_UDP {
+		network = "udp"
+	}
+	return socket{network, net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10))}
+}
+
+// claim is who wants a socket: a port of a service, or a shared listener (no service).
+type claim struct {
+	service string
+	port    uint32
+	target  uint32
+	udp     bool
+}
+
+// listener is an open socket and what it stands for. The binding changes when another claim takes over the socket;
+// connections keep the one that they were accepted for.
+type listener struct {
+	socket  socket
+	binding atomic.Pointer[route.Binding]
+	tcp     net.Listener // one of the two
+	udp     *net.UDPConn
+}
+
+// listeners are the sockets that config asks for. They belong to who holds the Proxy's mutex.
+type listeners struct {
+	wanted map[socket][]claim // the first one has the socket, if it is open
+	open   map[socket]*listener
+	failed map[socket]error // why a wanted socket is not open
+	dirty  map[socket]bool  // to be looked at by the next settle
+
+	fresh    []*listener // open, but not accepting yet
+	touched  []socket    // opened, closed or given to another claim since the last commit
+	tcp, udp int         // open ones
+}
+
+func newListeners() listeners {
+	return listeners{
+		wanted: map[socket][]claim{}, open: map[socket]*listener{}, failed: map[socket]error{}, dirty: map[socket]bool{},
+	}
+}
+
+func (l *listeners) want(s socket, c claim) {
+	if !slices.Contains(l.wanted[s], c) {
+		l.wanted[s] = append(l.wanted[s], c)
+	}
+	// A claim that got nothing so far is tried again.
+	if l.wanted[s][0] != c || l.open[s] == nil || !c.has(l.open[s]) {
+		l.dirty[s] = true
+	}
+}
+
+// has says that the listener stands for c.
+func (c claim) has(o *listener) bool {
+	b := o.binding.Load()
+	return b.Service == c.service && b.Port == c.port
+}
+
+func (l *listeners) unwant(s socket, c claim) {
+	l.wanted[s] = slices.DeleteFunc(l.wanted[s], func(o claim) bool { return o == c })
+	l.dirty[s] = true
+}
+
+// busy is a claim that has no socket, and why.
+type busy struct {
+	claim
+	err error
+}
+
+var errClaimed = errors.New("another service has the port")
+
+// settle opens and closes the dirty sockets until they are as wanted, and returns the claims that got none.
+func (p *Proxy) settle(ctx context.Context) []busy {
+	l := &p.listeners
+	var refused []busy
+	for _, s := range slices.SortedFunc(maps.Keys(l.dirty), compareSockets) {
+		claims := l.wanted[s]
+		if len(claims) == 0 {
+			delete(l.wanted, s)
+			p.close(s)
+			continue
+		}
+		if err := p.open(ctx, s, claims[0]); err != nil {
+			refused = append(refused, busy{claims[0], err})
+		}
+		for _, c := range claims[1:] {
+			refused = append(refused, busy{c, errClaimed})
+		}
+	}
+	clear(l.dirty)
+	return refused
+}
+
+func compareSockets(a, b socket) int {
+	return cmp.Or(cmp.Compare(a.network, b.network), cmp.Compare(a.address, b.address))
+}
+
+// open makes the socket stand for c. The socket is opened if it isn't.
+func (p *Proxy) open(ctx context.Context, s socket, c claim) error {
+	binding := &route.Binding{Service: c.service, Port: c.port, UDP: c.udp}
+	if o := p.listeners.open[s]; o != nil {
+		if !c.has(o) {
+			o.binding.Swap(binding).Closed.Store(true)
+			p.listeners.touched = append(p.listeners.touched, s)
+		}
+		return nil
+	}
+	if p.draining {
+		return errDraining
+	}
+	o := &listener{socket: s}
+	var err error
+	if s.network == "udp" {
+		o.udp, err = p.config.Sockets.ListenPacket(ctx, s.address)
+	} else {
+		o.tcp, err = p.config.Sockets.Listen(ctx, s.address)
+	}
+	if err != nil {
+		p.listeners.failed[s] = err
+		return err //nolint:wrapcheck // becomes the text of a Refusal as it is
+	}
+	delete(p.listeners.failed, s)
+	o.binding.Store(binding)
+	p.listeners.fresh = append(p.listeners.fresh, o)
+	p.listeners.put(s, o)
+	return nil
+}
+
+// close closes a socket and gives it up. Connections that were accepted from it go on.
+func (p *Proxy) close(s socket) {
+	delete(p.listeners.failed, s)
+	o := p.listeners.open[s]
+	if o == nil {
+		return
+	}
+	p.listeners.put(s, nil)
+	o.binding.Load().Closed.Store(true)
+	o.close()
+	p.config.Sockets.Release(s.network, s.address)
+}
+
+// start lets the open listeners that are new accept. The config that they need is in use by now.
+func (p *Proxy) start() {
+	for _, o := range p.listeners.fresh {
+		if o.udp != nil {
+			p.accepting.Go(func() { p.udp.Serve(o.udp, &o.binding) })
+		} else {
+			p.accepting.Go(func() { p.accept(o) })
+		}
+	}
+	p.listeners.fresh = nil
+}
+
+// accept hands connections to the protocol of their port until the listener is closed.
+func (p *Proxy) accept(o *listener) {
+	const least, most = 5 * time.Millisecond, time.Second
+	wait := least
+	for {
+		c, err := o.tcp.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// Out of file descriptors, most likely: those who have connections may end some.
+			p.config.Log.Warn("accept failed", "address", o.socket.address, "err", err)
+			time.Sleep(wait)
+			wait = min(2*wait, most)
+			continue
+		}
+		wait = least
+		conn := c.(*net.TCPConn)
+		b := o.binding.Load()
+		if b.Service == "" || p.speaksHTTP(b) {
+			p.http.Serve(conn, b)
+		} else {
+			go p.tcp.Serve(conn, b)
+		}
+	}
+}
+
+func (p *Proxy) speaksHTTP(b *route.Binding) bool {
+	port := p.now.Load().table.Port(b)
+	return port != nil && port.Protocol == configv1.Protocol_PROTOCOL_HTTP
+}
+
+// stopAccepting gives up all listeners for good. UDP's stay open, as flows need them for their answers, but begin no
+// new flows.
+func (p *Proxy) stopAccepting() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.draining = true
+	for s, o := range p.listeners.open {
+		if o.udp == nil {
+			p.close(s)
+		}
+	}
+	p.udp.StopAccepting()
+	p.newChange().commit()
+}
+
+// closeAll ends this process's use of all sockets, without giving them up: another may take them over.
+func (p *Proxy) closeAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.draining = true
+	for s, o := range p.listeners.open {
+		p.listeners.put(s, nil)
+		o.close()
+	}
+	p.newChange().commit()
+}
+
+func (o *listener) close() {
+	if o.udp != nil {
+		o.udp.Close()
+	} else {
+		o.tcp.Close()
+	}
+}
+
+// put notes that a socket is open, or closed if o is nil.
+func (l *listeners) put(s socket, o *listener) {
+	n := 1
+	if o == nil {
+		n = -1
+		delete(l.open, s)
+	} else {
+		l.open[s] = o
+	}
+	if s.network == "udp" {
+		l.udp += n
+	} else {
+		l.tcp += n
+	}
+	l.touched = append(l.touched, s)
+}

@@ -1,0 +1,139 @@
+// Package meter counts and logs what the proxy carries: Prometheus metrics with a bounded number of series
+// (docs/metrics.md lists them) and a JSON access log. All of it is safe for concurrent use.
+package meter
+
+import (
+	"cmp"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+)
+
+// Config says where metrics and the access log go.
+type Config struct {
+	Registerer prometheus.Registerer // nil = counted but not shown
+	MaxSeries  int                   // label sets per metric, after which "overflow" takes the rest; default 10,000
+	Log        *AccessLog            // nil = none
+}
+
+// Meter counts.
+type Meter struct {
+	vectors  vectors
+	log      *AccessLog
+	requests *family[requestLabels, *requestSeries]
+	conns    *family[connLabels, *Connections]
+	flows    *family[connLabels, *Flows]
+	refusals *family[refusalLabels, prometheus.Counter]
+
+	mu       sync.RWMutex
+	services map[string]bool // that exist, "namespace/name"; guarded by mu
+}
+
+const (
+	unknown  = "unknown"
+	overflow = "overflow"
+)
+
+// New returns a Meter.
+func New(c Config) *Meter {
+	m := &Meter{vectors: newVectors(c.Registerer), log: c.Log, services: map[string]bool{}}
+	size := cmp.Or(c.MaxSeries, 10_000)
+	spilt := m.vectors.overflow.Inc
+	m.requests = newFamily(size, spilt, m.vectors.request)
+	m.conns = newFamily(size, spilt, m.vectors.connection)
+	m.flows = newFamily(size, spilt, m.vectors.flow)
+	m.refusals = newFamily(size, spilt, m.vectors.refusal)
+	if c.Log != nil {
+		m.vectors.register(c.Registerer, c.Log.droppedTotal())
+	}
+	return m
+}
+
+// Peers says who calls what. Empty strings mean unknown, or none.
+type Peers struct {
+	SourceNamespace, SourceWorkload string
+	Namespace, Service              string // the service that was called
+	Port                            uint32
+	Backend                         string // the service whose endpoint it went to, "namespace/name"
+}
+
+// Exchange is one HTTP request and how it ended.
+type Exchange struct {
+	Peers
+	Status   int // that the client got; 0 if it went away before
+	Duration time.Duration
+	In, Out  int64 // bytes of the bodies
+}
+
+// Request counts an HTTP request that has ended.
+func (m *Meter) Request(x Exchange) {
+	s := m.requests.get(requestLabels{x.Peers, class(x.Status)}, m.exists)
+	s.total.Inc()
+	s.duration.Observe(x.Duration.Seconds())
+	s.in.Add(float64(x.In))
+	s.out.Add(float64(x.Out))
+}
+
+// Refused counts something that was refused. protocol is "http", "tcp" or "udp".
+func (m *Meter) Refused(protocol, namespace, service string, r refusal.Reason) {
+	m.refusals.get(refusalLabels{protocol, namespace, service, string(r)}, m.exists).Inc()
+}
+
+// Connections returns the counters of TCP connections between peers.
+func (m *Meter) Connections(p Peers) *Connections { return m.conns.get(connLabels{p}, m.exists) }
+
+// Flows returns the counters of UDP flows between peers.
+func (m *Meter) Flows(p Peers) *Flows { return m.flows.get(connLabels{p}, m.exists) }
+
+// Retried counts another attempt at a request to a service.
+func (m *Meter) Retried() { m.vectors.retries.Inc() }
+
+// ConnectFailed counts a connect to an endpoint that failed.
+func (m *Meter) ConnectFailed() { m.vectors.connectFailures.Inc() }
+
+// Panicked counts a panic that cost one connection. where is "http", "tcp" or "udp".
+func (m *Meter) Panicked(where string) { m.vectors.panics.WithLabelValues(where).Inc() }
+
+// Listeners shows the number of open listeners. protocol is "tcp" or "udp".
+func (m *Meter) Listeners(protocol string, n int) {
+	m.vectors.listeners.WithLabelValues(protocol).Set(float64(n))
+}
+
+// HTTPConnections counts clients' HTTP connections that came (1) or went (-1).
+func (m *Meter) HTTPConnections(n int) { m.vectors.httpConnections.Add(float64(n)) }
+
+// Known makes the meter count a service by its name; what is about other services is counted as overflow.
+func (m *Meter) Known(service string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.services[service] = true
+}
+
+// Forget drops all series that name a service.
+func (m *Meter) Forget(service string) {
+	m.mu.Lock()
+	delete(m.services, service)
+	m.mu.Unlock()
+	m.requests.forget(service, m.vectors.dropRequest)
+	m.conns.forget(service, m.vectors.dropConnection)
+	m.flows.forget(service, m.vectors.dropFlow)
+	m.refusals.forget(service, m.vectors.dropRefusal)
+}
+
+func (m *Meter) exists(service string) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.services[service]
+}
+
+// class is the label for a status: fine statuses would multiply the series.
+func class(status int) string {
+	if status < 100 || status > 599 {
+		return "none"
+	}
+	return strconv.Itoa(status/100) + "xx"
+}

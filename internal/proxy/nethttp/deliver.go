@@ -1,0 +1,159 @@
+package nethttp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+)
+
+// deliver passes an endpoint's answer on to the client.
+func (f *forwarding) deliver(resp *http.Response) {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		f.switchProtocols(resp)
+		return
+	}
+	if resp.StatusCode < 200 {
+		f.refuse(refusal.UpstreamFailed)
+		return
+	}
+	h := f.w.Header()
+	announced := f.responseHeader(h, resp)
+	f.status = resp.StatusCode
+	f.w.WriteHeader(f.status)
+	if err := f.copyBody(resp); err != nil {
+		f.breakOff(h, err)
+		return
+	}
+	for name, values := range resp.Trailer {
+		if !announced[name] {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = values
+	}
+}
+
+// responseHeader makes h what the endpoint sent, without additions, and returns the trailers that are announced in it.
+func (f *forwarding) responseHeader(h http.Header, resp *http.Response) map[string]bool {
+	removeHopByHop(resp.Header)
+	maps.Copy(h, resp.Header)
+	for _, added := range []string{"Date", "Content-Type"} {
+		if _, ok := h[added]; !ok {
+			h[added] = nil // else net/http makes one up
+		}
+	}
+	if len(resp.Trailer) == 0 {
+		return nil
+	}
+	announced := map[string]bool{}
+	for name := range resp.Trailer {
+		announced[name] = true
+		h["Trailer"] = append(h["Trailer"], name)
+	}
+	return announced
+}
+
+// brokenError is an answer that an endpoint began and did not end.
+type brokenError struct{ err error }
+
+func (e *brokenError) Error() string { return "read response: " + e.err.Error() }
+func (e *brokenError) Unwrap() error { return e.err }
+
+// breakOff ends an answer whose head is sent, so that the client can't take it for a whole one.
+func (f *forwarding) breakOff(h http.Header, err error) {
+	var broken *brokenError
+	if errors.As(err, &broken) && f.r.Context().Err() == nil {
+		f.reason = refusal.UpstreamFailed
+		if errors.Is(context.Cause(f.out.Context()), errTimeout) {
+			f.reason = refusal.Timeout
+		}
+		if isGRPC(f.r) {
+			a := f.reason.Answer()
+			h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(a.GRPC)}
+			h[http.TrailerPrefix+"Grpc-Message"] = []string{"tulle: " + a.Text}
+			return
+		}
+	}
+	panic(http.ErrAbortHandler)
+}
+
+const (
+	bufferSize = 32 << 10
+	// A head whose body has a known length usually comes with it: they leave together unless the body takes longer.
+	flushAfter = 2 * time.Millisecond
+)
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// copyBody streams the body: what was read is sent on before more is waited for.
+func (f *forwarding) copyBody(resp *http.Response) error {
+	if resp.ContentLength == 0 || f.r.Method == http.MethodHead {
+		return nil // not even a flush: gRPC's trailers-only answers end with their head
+	}
+	rc := http.NewResponseController(f.w)
+	head := newLateFlush(rc, resp.ContentLength < 0)
+	defer head.settle()
+	buffer := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buffer)
+	for {
+		n, err := resp.Body.Read(buffer[:])
+		head.settle()
+		if n > 0 {
+			if _, err := f.w.Write(buffer[:n]); err != nil {
+				return err //nolint:wrapcheck // the client is gone: nobody reads it
+			}
+			f.sent += int64(n)
+		}
+		switch {
+		case err == io.EOF: //nolint:errorlint // readers return it unwrapped
+			return nil
+		case err != nil:
+			return &brokenError{err}
+		case n > 0 && (resp.ContentLength < 0 || f.sent < resp.ContentLength):
+			if err := rc.Flush(); err != nil {
+				return err //nolint:wrapcheck // as above
+			}
+		}
+	}
+}
+
+// lateFlush sends the head of a response at once, or after a moment if nothing else did.
+type lateFlush struct {
+	timer *time.Timer
+	mu    sync.Mutex // held while the response writer is in use by the timer
+	done  bool
+}
+
+func newLateFlush(rc *http.ResponseController, now bool) *lateFlush {
+	l := &lateFlush{}
+	if now {
+		_ = rc.Flush() // writing to a client that is gone fails again
+		l.done = true
+		return l
+	}
+	l.timer = time.AfterFunc(flushAfter, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.done {
+			_ = rc.Flush()
+		}
+	})
+	return l
+}
+
+// settle ends the timer's use of the response writer.
+func (l *lateFlush) settle() {
+	if l.timer == nil || l.done {
+		return
+	}
+	l.timer.Stop()
+	l.mu.Lock()
+	l.done = true
+	l.mu.Unlock()
+}

@@ -1,0 +1,200 @@
+// Package nethttp serves HTTP ports on net/http: HTTP/1.1, HTTP/2 with prior knowledge on the same port, and upgrades.
+// Hosts, paths and bodies pass unchanged; hop-by-hop fields end here.
+//
+// A Server owns the goroutines of its connections; Run returns after they ended.
+package nethttp
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
+)
+
+// Config is what a Server needs; the numbers' zero values mean the defaults.
+type Config struct {
+	Table func() *route.Table
+	Meter *meter.Meter
+	Log   *slog.Logger
+
+	HeaderTimeout  time.Duration // for a request's head; default 10 s
+	IdleTimeout    time.Duration // between requests of a connection; default 60 s
+	UpgradeIdle    time.Duration // of upgraded connections, for ports that don't say otherwise; default 1 h
+	MaxHeaderBytes int           // of a request's head; default 64 KiB
+	DrainIdle      time.Duration // how long connections without a request live on when draining; default 5 s
+}
+
+// Server serves connections.
+type Server struct {
+	config   Config
+	http     *http.Server
+	conns    *handover
+	draining atomic.Bool
+	open     atomic.Int64 // HTTP connections
+	upgraded tcp.Active
+}
+
+// New returns a Server.
+func New(c Config) *Server {
+	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, 10*time.Second)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
+	c.UpgradeIdle = cmp.Or(c.UpgradeIdle, time.Hour)
+	c.MaxHeaderBytes = cmp.Or(c.MaxHeaderBytes, 64<<10)
+	c.DrainIdle = cmp.Or(c.DrainIdle, 5*time.Second)
+	s := &Server{config: c, conns: newHandover()}
+	s.http = &http.Server{
+		Handler:                      http.HandlerFunc(s.handle),
+		DisableGeneralOptionsHandler: true, // OPTIONS * is for the backend
+		ReadHeaderTimeout:            c.HeaderTimeout,
+		IdleTimeout:                  c.IdleTimeout,
+		MaxHeaderBytes:               max(c.MaxHeaderBytes-4096, 1), // net/http adds 4 KiB
+		ConnContext:                  connContext,
+		ConnState:                    s.connState,
+		ErrorLog:                     log.New(errorLog{c.Log}, "", 0),
+		Protocols:                    new(http.Protocols),
+	}
+	s.http.Protocols.SetHTTP1(true)
+	s.http.Protocols.SetUnencryptedHTTP2(true)
+	return s
+}
+
+// Serve takes over a connection that was accepted for b. It waits for Run to take it.
+func (s *Server) Serve(c net.Conn, b *route.Binding) {
+	// net/http waits for the first bytes without a limit when it has to tell HTTP/2 from HTTP/1.
+	// A failure means that the connection is closed.
+	_ = c.SetReadDeadline(time.Now().Add(s.config.HeaderTimeout))
+	s.conns.give(&conn{Conn: c, binding: b})
+}
+
+// Run serves until ctx ends; all connections are closed then.
+func (s *Server) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.http.Close() })
+	defer stop()
+	err := s.http.Serve(s.conns)
+	<-ctx.Done() // Serve returns when draining begins; its connections go on
+	s.upgraded.Cut()
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve http: %w", err)
+	}
+	return nil
+}
+
+// Drain asks all connections to end: by Connection: close on HTTP/1, GOAWAY on HTTP/2. An idle HTTP/1 connection is
+// closed only after it was idle for a while, as a request may be on its way. It returns when all have ended, or cuts
+// them when ctx ends and returns tcp.ErrCut.
+func (s *Server) Drain(ctx context.Context) error {
+	s.draining.Store(true)
+	idle := time.NewTimer(s.config.DrainIdle)
+	defer idle.Stop()
+	for wait := true; wait && s.open.Load() > 0; {
+		poll := time.NewTimer(50 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			wait = false
+		case <-idle.C:
+			wait = false
+		case <-poll.C:
+		}
+		poll.Stop()
+	}
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		s.http.Close()
+		err = tcp.ErrCut
+	}
+	return cmp.Or(err, s.upgraded.Drain(ctx))
+}
+
+// conn remembers what its listener stood for when it was accepted.
+type conn struct {
+	net.Conn
+	binding *route.Binding
+}
+
+type connKey struct{}
+
+// client is what is known of a connection.
+type client struct {
+	binding *route.Binding
+	conn    net.Conn
+	addr    netip.Addr
+}
+
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	own := c.(*conn)
+	info := &client{binding: own.binding, conn: own.Conn}
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		info.addr = a.AddrPort().Addr().Unmap()
+	}
+	return context.WithValue(ctx, connKey{}, info)
+}
+
+func (s *Server) connState(_ net.Conn, state http.ConnState) {
+	n := 0
+	switch state {
+	case http.StateNew:
+		n = 1
+	case http.StateClosed, http.StateHijacked:
+		n = -1
+	}
+	if n != 0 {
+		s.open.Add(int64(n))
+		s.config.Meter.HTTPConnections(n)
+	}
+}
+
+// handover is the listener that net/http takes connections from.
+type handover struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	close  sync.Once
+}
+
+func newHandover() *handover {
+	return &handover{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (h *handover) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.closed:
+		c.Close()
+	}
+}
+
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handover) Close() error {
+	h.close.Do(func() { close(h.closed) })
+	return nil
+}
+
+func (*handover) Addr() net.Addr { return &net.TCPAddr{} }
+
+// errorLog turns net/http's messages into debug lines: they are about clients' mistakes.
+type errorLog struct{ log *slog.Logger }
+
+func (l errorLog) Write(p []byte) (int, error) {
+	l.log.Debug("http server", "message", string(bytes.TrimSpace(p)))
+	return len(p), nil
+}

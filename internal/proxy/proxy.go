@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/nethttp"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
+	"github.com/tulle-mesh/tulle/internal/proxy/udp"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
+)
+
+// Config is what a Proxy needs. The zero value of everything means the default.
+type Config struct {
+	Sockets    Sockets               // default Kernel
+	Registerer prometheus.Registerer // default: metrics are counted but not shown
+	AccessLog  *meter.AccessLog      // default: none
+	Log        *slog.Logger          // default: discarded
+
+	MaxSeries      int           // label sets per metric; default 10,000
+	HeaderTimeout  time.Duration // for the head of an HTTP request; default 10 s
+	HTTPIdle       time.Duration // between two requests of a connection; default 60 s
+	MaxHeaderBytes int           // of the head of an HTTP request; default 64 KiB
+	TCPIdle        time.Duration // of TCP and upgraded connections, for ports that don't say otherwise; default 1 h
+	UDPIdle        time.Duration // of UDP flows, for ports that don't say otherwise; default 30 s
+	MaxFlows       int           // UDP flows at a time, of all services; default 8,192
+	DrainIdle      time.Duration // how long HTTP connections without a request live on when draining; default 5 s
+	Upstream       upstream.Config
+}
+
+// Proxy is the data plane. See the package comment.
+type Proxy struct {
+	config Config
+	meter  *meter.Meter
+	set    *upstream.Set
+	http   *nethttp.Server
+	tcp    *tcp.Server
+	udp    *udp.Server
+	now    atomic.Pointer[state] // never nil
+
+	mu        sync.Mutex // of those who change something: Apply, Run's retries, Drain
+	listeners listeners  // guarded by mu
+	draining  bool       // guarded by mu
+	accepting sync.WaitGroup
+}
+
+// state is all config that is in use. It is immutable.
+type state struct {
+	table     *route.Table
+	mesh      *configv1.Mesh // nil before the first
+	proxy     *configv1.Proxy
+	services  map[string]*configv1.Service
+	endpoints map[string]*configv1.Endpoints
+	open      map[socket]claim
+	changed   chan struct{} // closed once there is a newer state
+}
+
+// New returns a Proxy that has no config yet.
+func New(c Config) *Proxy {
+	if c.Sockets == nil {
+		c.Sockets = Kernel{}
+	}
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	p := &Proxy{
+		config: c,
+		meter:  meter.New(meter.Config{Registerer: c.Registerer, MaxSeries: c.MaxSeries, Log: c.AccessLog}),
+		set:    upstream.NewSet(c.Upstream),
+	}
+	p.now.Store(&state{
+		table: &route.Table{Services: map[string]*route.Service{}}, services: map[string]*configv1.Service{},
+		endpoints: map[string]*configv1.Endpoints{}, open: map[socket]claim{}, changed: make(chan struct{}),
+	})
+	table := func() *route.Table { return p.now.Load().table }
+	p.http = nethttp.New(nethttp.Config{
+		Table: table, Meter: p.meter, Log: c.Log, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle,
+		UpgradeIdle: c.TCPIdle, MaxHeaderBytes: c.MaxHeaderBytes, DrainIdle: c.DrainIdle,
+	})
+	p.tcp = tcp.New(tcp.Config{Table: table, Meter: p.meter, Log: c.Log, IdleTimeout: c.TCPIdle})
+	p.udp = udp.New(udp.Config{Table: table, Meter: p.meter, Log: c.Log, IdleTimeout: c.UDPIdle, MaxFlows: c.MaxFlows})
+	p.listeners = newListeners()
+	return p
+}
+
+// retryPorts is how often ports that could not be opened are tried again.
+const retryPorts = time.Second
+
+// Run serves until ctx ends; what is still being served then is cut. See Drain for the gentle way. It is called once.
+func (p *Proxy) Run(ctx context.Context) error {
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	errs := make(chan error, 2)
+	wg.Go(func() {
+		errs <- p.http.Run(running)
+		cancel()
+	})
+	if p.config.AccessLog != nil {
+		wg.Go(func() {
+			if err := p.config.AccessLog.Run(running); err != nil {
+				p.config.Log.Error("access log ended", "err", err) // serving goes on without it
+			}
+		})
+	}
+	tick := time.NewTicker(retryPorts)
+	defer tick.Stop()
+	for running.Err() == nil {
+		select {
+		case <-running.Done():
+		case <-tick.C:
+			p.retry(running)
+		}
+	}
+	p.closeAll()
+	p.tcp.Cut()
+	p.udp.Cut()
+	p.accepting.Wait()
+	wg.Wait()
+	p.set.Close()
+	return <-errs
+}
+
+// Ready says that the proxy has the settings of the mesh and its own resource, which is the last kind to come, so that
+// all of the first config is in use.
+func (p *Proxy) Ready() bool {
+	s := p.now.Load()
+	return s.mesh != nil && s.proxy != nil
+}
+
+// WaitOutOfSlices returns when no mesh address points at this proxy any more, by its own resource, or with ctx's error.
+func (p *Proxy) WaitOutOfSlices(ctx context.Context) error {
+	for {
+		s := p.now.Load()
+		if s.proxy != nil && !s.proxy.GetInSlices() {
+			return nil
+		}
+		select {
+		case <-s.changed:
+		case <-ctx.Done():
+			return ctx.Err() //nolint:wrapcheck // says all
+		}
+	}
+}
+
+// ErrCut is returned by Drain when connections had to be ended for want of time.
+var ErrCut = tcp.ErrCut
+
+// Drain stops accepting, asks HTTP connections to end (Connection: close, GOAWAY) and waits until nothing is being
+// served any more. What is left when ctx ends is cut. Run goes on until its own context ends.
+func (p *Proxy) Drain(ctx context.Context) error {
+	p.stopAccepting()
+	var wg sync.WaitGroup
+	var httpErr, tcpErr, udpErr error
+	wg.Go(func() { httpErr = p.http.Drain(ctx) })
+	wg.Go(func() { tcpErr = p.tcp.Drain(ctx) })
+	wg.Go(func() { udpErr = p.udp.Drain(ctx) })
+	wg.Wait()
+	return cmp.Or(httpErr, tcpErr, udpErr)
+}
+
+var errDraining = errors.New("the proxy is draining")

@@ -1,0 +1,226 @@
+package udp
+
+import (
+	"cmp"
+	"container/list"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
+)
+
+// flow is one client and the endpoint that it talks to.
+type flow struct {
+	listener *listener
+	key      key
+	binding  *route.Binding
+	endpoint *upstream.Endpoint
+	conn     *net.UDPConn // connected to the endpoint
+	idle     time.Duration
+	count    *meter.Flows
+	last     atomic.Int64 // when a datagram passed last, since epoch
+	once     sync.Once
+
+	age *list.Element // in the server's ages; guarded by its mutex
+	// seen is what last was when the flow was looked at for eviction; guarded by the server's mutex.
+	seen int64
+}
+
+// epoch makes times small numbers; only differences count.
+var epoch = time.Now()
+
+// begin starts a flow: now its backend and endpoint are decided.
+func (l *listener) begin(k key) (*flow, *route.Port, refusal.Reason) {
+	s := l.server
+	binding := l.binding.Load()
+	table := s.config.Table()
+	port := table.Port(binding)
+	if port == nil {
+		return nil, nil, refusal.NoService
+	}
+	if s.stopped.Load() {
+		return nil, port, refusal.Draining
+	}
+	backend, endpoint, conn, reason := connect(port)
+	if reason != "" {
+		return nil, port, reason
+	}
+	peers := meter.Peers{
+		Namespace: port.Service.Namespace, Service: port.Service.Short, Port: port.Number, Backend: backend.Service,
+	}
+	if caller := table.Callers[k.client.Addr().Unmap()]; caller != nil {
+		peers.SourceNamespace, peers.SourceWorkload = caller.Namespace, caller.Workload
+	}
+	f := &flow{
+		listener: l, key: k, binding: binding, endpoint: endpoint, conn: conn,
+		idle: cmp.Or(port.IdleTimeout, s.config.IdleTimeout), count: s.config.Meter.Flows(peers),
+	}
+	done, ok := s.active.Add(f.close)
+	if !ok {
+		conn.Close()
+		endpoint.End()
+		return nil, port, refusal.Draining
+	}
+	f.touch()
+	s.admit(f)
+	l.mu.Lock()
+	l.byKey[k] = f
+	l.mu.Unlock()
+	f.count.Total.Inc()
+	f.count.Active.Inc()
+	l.flows.Go(func() {
+		defer done()
+		f.run()
+	})
+	return f, port, ""
+}
+
+// connect picks a backend, once, and an endpoint. The endpoint has begun.
+func connect(port *route.Port) (*route.Backend, *upstream.Endpoint, *net.UDPConn, refusal.Reason) {
+	r := port.Default()
+	if r == nil {
+		return nil, nil, nil, refusal.NoRoute
+	}
+	backend := r.Next()
+	if backend == nil {
+		return nil, nil, nil, refusal.NoBackend
+	}
+	e := backend.Endpoints.Pick()
+	if e == nil {
+		return nil, nil, nil, refusal.NoEndpoint
+	}
+	e.Begin()
+	// Nothing is sent and nothing waited for: this can fail only for want of a route or of file descriptors.
+	c, err := e.Dial(context.Background())
+	if err != nil {
+		e.End()
+		return nil, nil, nil, refusal.ConnectFailed
+	}
+	return backend, e, c.(*net.UDPConn), ""
+}
+
+func (f *flow) touch() { f.last.Store(int64(time.Since(epoch))) }
+
+// over says that the flow must not be used any more: its endpoint is gone, or its listener means another service.
+func (f *flow) over() bool {
+	return f.endpoint.Gone() || f.listener.binding.Load() != f.binding
+}
+
+// send passes a client's datagram on. It is false if the flow has ended and the datagram was not sent.
+func (f *flow) send(payload []byte) bool {
+	f.touch()
+	if _, err := f.conn.Write(payload); err != nil {
+		return !f.broken(err)
+	}
+	f.count.DatagramsIn.Inc()
+	f.count.In.Add(float64(len(payload)))
+	return true
+}
+
+// broken ends the flow after an error, unless that is about a single datagram. If nobody listens at the endpoint, others
+// are preferred for a while, and the client's next datagram begins another flow.
+func (f *flow) broken(err error) bool {
+	if errors.Is(err, syscall.EMSGSIZE) || errors.Is(err, syscall.ENOBUFS) {
+		return false
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) {
+		f.endpoint.Failed()
+	}
+	f.close()
+	return true
+}
+
+func (f *flow) close() { f.once.Do(func() { f.conn.Close() }) }
+
+// run passes the endpoint's answers on until the flow is idle, broken or closed.
+func (f *flow) run() {
+	s := f.listener.server
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(p)
+		}
+		f.close()
+		f.listener.remove(f.key, f)
+		s.dismiss(f)
+		f.endpoint.End()
+		f.count.Active.Dec()
+	}()
+	up, err := newSocket(f.conn)
+	if err != nil {
+		return
+	}
+	for {
+		left := f.idle - (time.Since(epoch) - time.Duration(f.last.Load()))
+		if left <= 0 {
+			return
+		}
+		if err := f.conn.SetReadDeadline(time.Now().Add(left)); err != nil {
+			return
+		}
+		d, err := up.receive()
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+		case err != nil:
+			f.broken(err)
+			return
+		default:
+			f.answer(d)
+		}
+	}
+}
+
+func (f *flow) answer(d *datagram) {
+	defer d.free()
+	f.touch()
+	f.count.DatagramsOut.Inc()
+	f.count.Out.Add(float64(len(d.payload())))
+	// An error is the loss of a datagram, which UDP allows.
+	_ = f.listener.socket.send(d.payload(), f.key.client, f.key.local)
+}
+
+// admit notes a new flow, and makes room for it if there are too many.
+func (s *Server) admit(f *flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ages.Len() >= s.config.MaxFlows {
+		s.evict()
+	}
+	f.seen = f.last.Load()
+	f.age = s.ages.PushBack(f)
+}
+
+// evict ends a flow that was idle for longer than most. Flows that were used since they were last looked at get
+// another turn: it is the clock algorithm, which finds the idlest ones without ordering all on every datagram.
+func (s *Server) evict() {
+	for range s.ages.Len() + 1 {
+		f := s.ages.Front().Value.(*flow)
+		last := f.last.Load()
+		if last == f.seen {
+			s.ages.Remove(f.age)
+			f.age = nil
+			s.config.Meter.Refused("udp", "", "", refusal.Evicted)
+			f.close()
+			return
+		}
+		f.seen = last
+		s.ages.MoveToBack(f.age)
+	}
+}
+
+func (s *Server) dismiss(f *flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.age != nil {
+		s.ages.Remove(f.age)
+		f.age = nil
+	}
+}

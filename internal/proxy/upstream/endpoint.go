@@ -1,0 +1,132 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// identity is what makes an endpoint the same one: an address that another pod got is another endpoint.
+type identity struct {
+	addr netip.AddrPort
+	pod  string
+	udp  bool
+}
+
+// Endpoint is one address that takes traffic, shared by all services that name it. It is safe for concurrent use.
+type Endpoint struct {
+	id       identity
+	address  string
+	config   Config
+	inflight atomic.Int64
+	failed   atomic.Int64 // when a connect last failed, in nanoseconds since the set's start; 0 = never
+	retired  atomic.Bool  // takes nothing new from anybody: its idle connections are of no use
+	gone     atomic.Bool  // named by nobody any more
+
+	refs, ready int // groups that name it, and of these the ones that may pick it; guarded by the set's mutex
+
+	mu    sync.Mutex
+	pools map[poolKey]Pool // guarded by mu
+}
+
+// Address returns "ip:port".
+func (e *Endpoint) Address() string { return e.address }
+
+// AddrPort returns the address.
+func (e *Endpoint) AddrPort() netip.AddrPort { return e.id.addr }
+
+// Pod returns the name of the pod behind the address, empty if it is none.
+func (e *Endpoint) Pod() string { return e.id.pod }
+
+// Gone says that no service names the endpoint any more.
+func (e *Endpoint) Gone() bool { return e.gone.Load() }
+
+// Begin counts a request, connection or flow that goes to the endpoint; the caller calls End after it.
+func (e *Endpoint) Begin() { e.inflight.Add(1) }
+
+// End is the end of what Begin began.
+func (e *Endpoint) End() {
+	e.inflight.Add(-1)
+	if e.retired.Load() {
+		// The connection just went back to a pool that nobody takes from.
+		e.closeIdle()
+	}
+}
+
+// DialError is a failed connect: not a byte was sent.
+type DialError struct {
+	Address string
+	Err     error
+}
+
+func (e *DialError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Address, e.Err) }
+func (e *DialError) Unwrap() error { return e.Err }
+
+// Dial connects to the endpoint. Its errors are *DialError; unless ctx ended they put the endpoint aside for a moment.
+func (e *Endpoint) Dial(ctx context.Context) (net.Conn, error) {
+	network := "tcp"
+	if e.id.udp {
+		network = "udp"
+	}
+	d := net.Dialer{Timeout: e.config.ConnectTimeout}
+	c, err := d.DialContext(ctx, network, e.address)
+	if err != nil {
+		if ctx.Err() == nil && !ownFault(err) {
+			e.Failed()
+		}
+		return nil, &DialError{e.address, err}
+	}
+	e.failed.Store(0)
+	return c, nil
+}
+
+// Failed puts the endpoint aside for a moment, as long as there are others.
+func (e *Endpoint) Failed() { e.failed.Store(int64(e.config.since())) }
+
+func (e *Endpoint) failing(now time.Duration) bool {
+	at := e.failed.Load()
+	return at != 0 && now-time.Duration(at) < e.config.Penalty
+}
+
+// Pool carries HTTP requests to one endpoint over connections that it keeps.
+type Pool interface {
+	http.RoundTripper
+	CloseIdleConnections()
+}
+
+type poolKey struct {
+	protocol   HTTPProtocol
+	serverName string
+}
+
+// HTTP returns the endpoint's pool for a protocol. serverName is asked for in TLS handshakes.
+func (e *Endpoint) HTTP(p HTTPProtocol, serverName string) Pool {
+	key := poolKey{protocol: p}
+	if p == TLS || p == TLS1 {
+		key.serverName = serverName
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	pool, ok := e.pools[key]
+	if !ok {
+		pool = newPool(e, key)
+		if e.pools == nil {
+			e.pools = map[poolKey]Pool{}
+		}
+		e.pools[key] = pool
+	}
+	return pool
+}
+
+func (e *Endpoint) closeIdle() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.pools {
+		p.CloseIdleConnections()
+	}
+}

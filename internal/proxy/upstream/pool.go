@@ -1,0 +1,100 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// HTTPProtocol is how HTTP is spoken to an endpoint.
+type HTTPProtocol int
+
+// The protocols.
+const (
+	HTTP1 HTTPProtocol = iota // HTTP/1.1 in the clear
+	H2C                       // HTTP/2 in the clear, with prior knowledge
+	TLS                       // HTTP/2 or HTTP/1.1 over TLS, as the endpoint prefers
+	TLS1                      // HTTP/1.1 over TLS, for what HTTP/2 has no words for (upgrades)
+)
+
+const (
+	maxResponseHead = 256 << 10
+	// A backend that was asked for permission to send a body gets this long to answer, as curl does.
+	continueTimeout = time.Second
+	// An HTTP/2 connection that is silent for pingAfter is asked whether it still lives.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 10 * time.Second
+)
+
+func newPool(e *Endpoint, key poolKey) Pool {
+	if key.protocol == H2C {
+		return &http2.Transport{
+			AllowHTTP: true,
+			DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+				return e.Dial(ctx)
+			},
+			DisableCompression: true,
+			IdleConnTimeout:    e.config.IdleTimeout,
+			MaxHeaderListSize:  maxResponseHead,
+			ReadIdleTimeout:    pingAfter,
+			PingTimeout:        pingTimeout,
+		}
+	}
+	t := &http.Transport{
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) },
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    e.config.MaxIdle,
+		IdleConnTimeout:        e.config.IdleTimeout,
+		ExpectContinueTimeout:  continueTimeout,
+		MaxResponseHeaderBytes: maxResponseHead,
+		Protocols:              new(http.Protocols),
+	}
+	t.Protocols.SetHTTP1(true)
+	switch key.protocol {
+	case TLS:
+		t.Protocols.SetHTTP2(true)
+		t.DialTLSContext = e.dialTLS(key.serverName, "h2", "http/1.1")
+	case TLS1:
+		t.DialTLSContext = e.dialTLS(key.serverName, "http/1.1")
+	}
+	return t
+}
+
+// dialTLS shakes hands within the connect: until it is done nothing was sent, so another endpoint may be tried. The
+// certificate is the backend's own affair: the proxy reaches pods by address and has no name to hold it against.
+func (e *Endpoint) dialTLS(serverName string, protocols ...string) func(context.Context, string, string) (net.Conn, error) {
+	config := &tls.Config{ServerName: serverName, NextProtos: protocols, InsecureSkipVerify: true} //nolint:gosec // see above
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		raw, err := e.Dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c := tls.Client(raw, config)
+		limited, cancel := context.WithTimeout(ctx, e.config.ConnectTimeout)
+		defer cancel()
+		if err := c.HandshakeContext(limited); err != nil {
+			raw.Close()
+			if ctx.Err() == nil {
+				e.Failed()
+			}
+			return nil, &DialError{e.address, err}
+		}
+		return c, nil
+	}
+}
+
+// ownFault says that a connect failed for want of something here, which says nothing about the endpoint.
+func ownFault(err error) bool {
+	for _, own := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, own) {
+			return true
+		}
+	}
+	return false
+}
