@@ -27,6 +27,8 @@ type env struct {
 	embedded *cluster.Cluster // nil on a given cluster
 	kubectl  cluster.Kubectl
 	clients  []client // one per node
+	release  release  // what the suite "install" installed
+	before   []string // the cluster's objects before that
 }
 
 // start boots the embedded cluster, or takes the given one, and deploys the clients. All ends with the test.
@@ -103,6 +105,15 @@ func (e *env) needEmbedded(t *testing.T) *cluster.Cluster {
 		t.Skip("this needs the embedded cluster: unset KUBECONFIG")
 	}
 	return e.embedded
+}
+
+// needDualStack skips on a given cluster of one address family.
+func (e *env) needDualStack(t *testing.T) {
+	t.Helper()
+	c := e.clients[0]
+	if ips := e.run(t, "-n", c.namespace, "get", "pod", c.pod, "-o", "jsonpath={.status.podIPs[*].ip}"); len(strings.Fields(ips)) < 2 {
+		t.Skip("this cluster is not dual-stack")
+	}
 }
 
 // describe logs what one wants to know after a failure.

@@ -72,6 +72,7 @@ func smokeDNS(t *testing.T, c client) {
 }
 
 func smokeDualStack(t *testing.T, e *env) {
+	e.needDualStack(t)
 	ns := e.namespace(t, "e2e-dual")
 	e.apply(t, ns, file(t, "backend.yaml", "$NAME", "web", "$REPLICAS", "2", "$VERSION", "v1"))
 	e.run(t, "-n", ns, "patch", "service", "web", "-p", `{"spec":{"ipFamilyPolicy":"RequireDualStack"}}`)
