@@ -15,6 +15,7 @@ type request struct {
 	key
 	verb     string // as RBAC names it; apply and review besides
 	selector string
+	source   string // of Events
 	body     Object
 }
 
@@ -52,6 +53,7 @@ var kinds = []struct {
 // parse reads /api/v1/namespaces/NS/pods/NAME and its relatives.
 func parse(r *http.Request) (request, bool) {
 	q := request{selector: r.URL.Query().Get("labelSelector")}
+	q.source, _ = strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "source=")
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	switch {
 	case len(parts) > 2 && parts[0] == "api":
@@ -68,7 +70,7 @@ func parse(r *http.Request) (request, bool) {
 	if len(parts) > 1 {
 		q.name = parts[1]
 	}
-	if data, err := io.ReadAll(r.Body); err != nil || len(data) > 0 && yaml.Unmarshal(data, &q.body) != nil {
+	if data, err := io.ReadAll(r.Body); err != nil || r.Method != http.MethodDelete && len(data) > 0 && yaml.Unmarshal(data, &q.body) != nil {
 		return q, false
 	}
 	q.verb = verb(r, q)

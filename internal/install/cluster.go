@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -27,6 +28,8 @@ type Cluster struct {
 	Dynamic dynamic.Interface
 	Mapper  meta.RESTMapper
 	Config  *rest.Config
+
+	podGet func(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) // instead of PodGet; for tests
 }
 
 // Connect uses the kubeconfig as kubectl does; both arguments may be empty. No request is made yet.
@@ -44,7 +47,7 @@ func Connect(kubeconfig, kubecontext string) (*Cluster, error) {
 
 func connect(config *rest.Config) (*Cluster, error) {
 	config.QPS, config.Timeout = -1, 30*time.Second // the API server limits by itself
-	config.UserAgent = "tulle"
+	config.UserAgent, config.ContentType = "tulle", runtime.ContentTypeJSON
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, WithNext(fmt.Errorf("use kubeconfig: %w", err), "correct the kubeconfig")
