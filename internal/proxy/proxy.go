@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/nethttp"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
@@ -152,7 +153,7 @@ func (p *Proxy) WaitOutOfSlices(ctx context.Context) error {
 }
 
 // ErrCut is returned by Drain when connections had to be ended for want of time.
-var ErrCut = tcp.ErrCut
+var ErrCut = drain.ErrCut
 
 // Drain stops accepting, asks HTTP connections to end (Connection: close, GOAWAY) and waits until nothing is being
 // served any more. What is left when ctx ends is cut. Run goes on until its own context ends.

@@ -19,9 +19,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
-	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 )
 
 // Config is what a Server needs; the numbers' zero values mean the defaults.
@@ -44,7 +44,7 @@ type Server struct {
 	conns    *handover
 	draining atomic.Bool
 	open     atomic.Int64 // HTTP connections
-	upgraded tcp.Active
+	upgraded drain.Active
 }
 
 // New returns a Server.
@@ -94,7 +94,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Drain asks all connections to end: by Connection: close on HTTP/1, GOAWAY on HTTP/2. An idle HTTP/1 connection is
 // closed only after it was idle for a while, as a request may be on its way. It returns when all have ended, or cuts
-// them when ctx ends and returns tcp.ErrCut.
+// them when ctx ends and returns drain.ErrCut.
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	idle := time.NewTimer(s.config.DrainIdle)
@@ -113,7 +113,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		s.http.Close()
-		err = tcp.ErrCut
+		err = drain.ErrCut
 	}
 	return cmp.Or(err, s.upgraded.Drain(ctx))
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
-	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 )
 
 // switchProtocols passes a 101 on and joins the two connections.
@@ -128,9 +127,8 @@ func (t *tunnel) watch(stop <-chan struct{}) {
 // cut ends the tunnel at once.
 func (t *tunnel) cut() {
 	if c, ok := t.client.(*net.TCPConn); ok {
-		tcp.Reset(c)
-	} else {
-		t.client.Close()
+		_ = c.SetLinger(0) // a reset, so that it is not taken for an orderly end
 	}
+	t.client.Close()
 	t.up.Close()
 }

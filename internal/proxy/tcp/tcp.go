@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
@@ -30,7 +31,7 @@ type Config struct {
 // Server serves connections.
 type Server struct {
 	config Config
-	active Active
+	active drain.Active
 }
 
 // New returns a Server.

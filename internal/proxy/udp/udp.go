@@ -18,10 +18,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
-	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 )
 
 // Config is what a Server needs; the numbers' zero values mean the defaults.
@@ -36,7 +36,7 @@ type Config struct {
 // Server serves datagrams.
 type Server struct {
 	config  Config
-	active  tcp.Active
+	active  drain.Active
 	stopped atomic.Bool
 
 	mu   sync.Mutex
