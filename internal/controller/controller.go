@@ -1,19 +1,28 @@
 // Package controller is the loop: it turns snapshots of the cluster into config for the proxies, and, on the elected
 // leader, into shadow Services and reports. It knows neither Kubernetes clients nor sockets: what it needs is handed in.
+//
+// Run is one goroutine that makes rounds: snapshot, topology, config, publish. Lead is for as long as this replica leads:
+// it writes what the newest round says, in goroutines of its own, so that a slow API server never delays a round.
+// docs/design/controller.md says why.
 package controller
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/shadow"
+	"github.com/tulle-mesh/tulle/internal/status"
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
-// Source gives the current objects. Changed has capacity one: latest wins.
+// Source gives the current objects.
 type Source interface {
+	// Changed has capacity one: latest wins. It is not signalled before there is a whole snapshot.
 	Changed() <-chan struct{}
+	// Snapshot is called by one goroutine. What it returns is immutable.
 	Snapshot() Snapshot
 }
 
@@ -21,7 +30,13 @@ type Source interface {
 type Snapshot struct {
 	Resources topology.Resources
 	Shadow    shadow.State
-	Proxies   []shadow.Proxy
+	Proxies   []shadow.Proxy // by pod name, also those that are not ready or about to end
+	// ServiceCIDRs are the ranges of the cluster's Services, where the cluster publishes them.
+	ServiceCIDRs []netip.Prefix
+	// Bypass makes mesh names answer with the plain Services' addresses.
+	Bypass bool
+	// Replicas are what the other controllers that exist wrote down about their proxies.
+	Replicas []status.Replica
 }
 
 // Publisher gives config to the proxies.
@@ -30,9 +45,39 @@ type Publisher interface {
 	Publish(common []configv1.Resource, perProxy map[string][]configv1.Resource)
 }
 
+// Proxies knows the proxies that are connected to this replica.
+type Proxies interface {
+	// Changed has capacity one and is signalled when a proxy came or went or what it refuses changed.
+	Changed() <-chan struct{}
+	Connected() []status.Proxy
+}
+
 // Writer changes the cluster. It is called on the leader only.
 type Writer interface {
+	// Apply writes changes, or the first part of them if there are many. It returns when the Source has seen what it
+	// wrote. What the cluster refused is in the error as WriteErrors, joined.
 	Apply(ctx context.Context, c shadow.Changes) error
-	// Report makes Events of problems that are new and keeps the list for `tulle check`.
+}
+
+// Reporter makes Events of problems that are new. It is called on the leader only.
+type Reporter interface {
 	Report(ctx context.Context, problems []problem.Problem) error
 }
+
+// Recorder writes the mesh's state down for `tulle check`.
+type Recorder interface {
+	RecordLeader(ctx context.Context, l status.Leader) error
+	RecordReplica(ctx context.Context, r status.Replica) error
+}
+
+// WriteError is a write for a mesh address that the cluster refused.
+type WriteError struct {
+	Shadow    string // the name of the shadow Service
+	Op        string // e.g. "create Service"
+	Err       error
+	Transient bool // it will go away by itself, in all likelihood
+}
+
+func (e *WriteError) Error() string { return fmt.Sprintf("%s %s: %v", e.Op, e.Shadow, e.Err) }
+
+func (e *WriteError) Unwrap() error { return e.Err }

@@ -253,11 +253,18 @@ func (f *family) placeAll(old []*discoveryv1.EndpointSlice) []fixedList {
 // writing them again would not end.
 func sameEndpoints(held, want []discoveryv1.Endpoint) bool {
 	dropped := !slices.ContainsFunc(held, func(e discoveryv1.Endpoint) bool { return e.Hints != nil && len(e.Hints.ForNodes) > 0 })
-	if len(held) != len(want) {
+	return equalEndpoints(held, want, dropped)
+}
+
+// EqualEndpoints compares lists of endpoints.
+func EqualEndpoints(a, b []discoveryv1.Endpoint) bool { return equalEndpoints(a, b, false) }
+
+func equalEndpoints(a, b []discoveryv1.Endpoint, butHints bool) bool {
+	if len(a) != len(b) {
 		return false
 	}
-	for i := range held {
-		if h, w := &held[i], &want[i]; !sameEndpoint(h, w) || !dropped && !sameHints(h.Hints, w.Hints) {
+	for i := range a {
+		if a, b := &a[i], &b[i]; !sameEndpoint(a, b) || !butHints && !sameHints(a.Hints, b.Hints) {
 			return false
 		}
 	}
@@ -268,7 +275,7 @@ func sameEndpoints(held, want []discoveryv1.Endpoint) bool {
 // are services times nodes of them.
 func sameEndpoint(a, b *discoveryv1.Endpoint) bool {
 	return slices.Equal(a.Addresses, b.Addresses) && same(a.NodeName, b.NodeName) && same(a.Zone, b.Zone) && same(a.Hostname, b.Hostname) &&
-		same(a.TargetRef, b.TargetRef) && same(a.Conditions.Ready, b.Conditions.Ready) &&
+		maps.Equal(a.DeprecatedTopology, b.DeprecatedTopology) && same(a.TargetRef, b.TargetRef) && same(a.Conditions.Ready, b.Conditions.Ready) &&
 		same(a.Conditions.Serving, b.Conditions.Serving) && same(a.Conditions.Terminating, b.Conditions.Terminating)
 }
 

@@ -42,11 +42,14 @@ func (k PortKey) name() string {
 	return "tcp-" + strconv.Itoa(int(k.Number))
 }
 
+// hashLength is 100 bits in base 32.
+const hashLength = 20
+
 // ServiceName returns the name of the unit's dedicated shadow Service: 100 bits of a hash over the parts with their
 // borders, so that no two units share one (a-b/c and a/b-c) and the length of their names doesn't matter.
 func ServiceName(u Unit) string {
 	h := sha256.Sum256([]byte(u.Namespace + "\x00" + u.Name.Name + "\x00" + u.Pod))
-	return "tulle-" + strings.ToLower(base32.StdEncoding.EncodeToString(h[:])[:20])
+	return "tulle-" + strings.ToLower(base32.StdEncoding.EncodeToString(h[:])[:hashLength])
 }
 
 // want is what a unit should have.

@@ -14,9 +14,11 @@ import (
 const (
 	plainLimit = 64 << 10  // larger documents are compressed
 	sizeLimit  = 700 << 10 // a ConfigMap holds 1 MiB; the replicas need room, too
-	gzSuffix   = ".gz"
-	inflated   = 64 << 20 // no document of ours is larger
+	inflated   = 64 << 20  // no document of ours is larger
 )
+
+// Compressed ends the key, in binaryData, of a document that is compressed.
+const Compressed = ".gz"
 
 // Encode returns the document as the ConfigMap keeps it: compressed if it is large.
 func Encode(doc any) (data []byte, compressed bool, err error) {
@@ -59,7 +61,7 @@ func Decode(data map[string]string, binary map[string][]byte) (Status, error) {
 		}
 	}
 	for key, packed := range binary {
-		key, ok := strings.CutSuffix(key, gzSuffix)
+		key, ok := strings.CutSuffix(key, Compressed)
 		if !ok {
 			continue
 		}
