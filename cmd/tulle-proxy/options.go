@@ -1,0 +1,94 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// options are the flags of holder and worker.
+type options struct {
+	args           []string
+	stdout, stderr io.Writer
+
+	podName, podNamespace, nodeName string
+
+	controller, controllerName string
+	caFile, tokenFile, store   string
+
+	dnsAddress, metricsAddress, healthAddress, adminAddress string
+
+	dnsTTL                                   time.Duration
+	stopWait, stopLag, drainLimit, stopLimit time.Duration
+	hangLimit, hangHardLimit, readyGrace     time.Duration
+
+	accessLog           bool
+	logLevel, logFormat string
+	log                 *slog.Logger
+}
+
+func (o *options) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.podName, "pod-name", "", "name of this pod")
+	f.StringVar(&o.podNamespace, "pod-namespace", "tulle-system", "namespace of this pod: the mesh's")
+	f.StringVar(&o.nodeName, "node-name", "", "name of this pod's node")
+
+	f.StringVar(&o.controller, "controller", "", "host:port of the controller (default tulle-controller.<pod namespace>.svc:15010)")
+	f.StringVar(&o.controllerName, "controller-name", "", "DNS name that the controller's certificate must carry (default the host of --controller)")
+	f.StringVar(&o.caFile, "ca-file", "/etc/tulle/ca/ca.crt", "CA of the controller's certificate, read at each connect")
+	f.StringVar(&o.tokenFile, "token-file", "/var/run/secrets/tulle/token", "ServiceAccount token for the controller, read at each connect")
+	f.StringVar(&o.store, "store", "/var/lib/tulle/config/last-good", `file that keeps the last good config for a restart of the container; "" = none`)
+
+	f.StringVar(&o.dnsAddress, "dns-address", ":15053", "address of the mesh DNS, UDP and TCP")
+	f.StringVar(&o.metricsAddress, "metrics-address", ":15020", "address of /metrics")
+	f.StringVar(&o.healthAddress, "health-address", ":15021", "address of /readyz and /healthz")
+	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /config, /status, /version and /debug/pprof; "" = none`)
+	f.DurationVar(&o.dnsTTL, "dns-ttl", 5*time.Second, "how long clients may remember a mesh name's address")
+
+	f.DurationVar(&o.stopWait, "stop-wait", 20*time.Second, "when stopping: how long at most to wait until the controller says that no mesh address points here")
+	f.DurationVar(&o.stopLag, "stop-lag", 3*time.Second, "when stopping: how long to go on accepting after that, for nodes that learn late")
+	f.DurationVar(&o.drainLimit, "drain-limit", 25*time.Second, "when stopping: how long live connections may take to end after that")
+	f.DurationVar(&o.stopLimit, "stop-limit", 55*time.Second, "when stopping: how long all of it may take; less than the pod's termination grace period")
+
+	f.DurationVar(&o.hangLimit, "hang-limit", 400*time.Millisecond, "silence of a worker after which it is replaced; time without CPU isn't counted")
+	f.DurationVar(&o.hangHardLimit, "hang-hard-limit", 10*time.Second, "silence of a worker after which it is replaced whatever the reason")
+	f.DurationVar(&o.readyGrace, "ready-grace", 2*time.Second, "how long the proxy stays ready while its worker is replaced")
+
+	f.BoolVar(&o.accessLog, "access-log", false, "write a JSON line per request to standard output")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
+}
+
+// complete checks the flags and fills in what follows from others.
+func (o *options) complete() error {
+	if o.controller == "" {
+		o.controller = "tulle-controller." + o.podNamespace + ".svc:15010"
+	}
+	host, _, err := net.SplitHostPort(o.controller)
+	if err != nil {
+		return fmt.Errorf("--controller %q: want host:port", o.controller)
+	}
+	if o.controllerName == "" {
+		o.controllerName = host
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
+	}
+	var handler slog.Handler
+	switch o.logFormat {
+	case "json":
+		handler = slog.NewJSONHandler(o.stderr, &slog.HandlerOptions{Level: level})
+	case "text":
+		handler = slog.NewTextHandler(o.stderr, &slog.HandlerOptions{Level: level})
+	default:
+		return fmt.Errorf("--log-format %q: want json or text", o.logFormat)
+	}
+	o.log = slog.New(handler)
+	return nil
+}
