@@ -16,6 +16,7 @@ type token struct {
 // directive is one line (and its braces) of a server block.
 type directive struct {
 	name string
+	line int
 	args []token // on its own line, and, if it has a body, the braces and all between
 }
 
@@ -140,7 +141,7 @@ func (p *parser) directives(first int) ([]directive, int, error) {
 		if err != nil {
 			return nil, 0, err
 		}
-		out = append(out, directive{name: t.text, args: args})
+		out = append(out, directive{name: t.text, line: t.line, args: args})
 	}
 	return nil, 0, &LayoutError{Line: first, Why: "a server block that is never closed"}
 }
