@@ -32,7 +32,7 @@ func (p Problem) String() string {
 // Reason is a constant in CamelCase, listed in docs/problems.md.
 type Reason string
 
-// Compare orders Problems by object, reason and message.
+// Compare orders Problems by object, reason and message; 0 means that they are equal.
 func (p Problem) Compare(o Problem) int {
 	return cmp.Or(
 		cmp.Compare(p.Object.Kind, o.Object.Kind),
@@ -40,5 +40,7 @@ func (p Problem) Compare(o Problem) int {
 		cmp.Compare(p.Object.Name, o.Object.Name),
 		cmp.Compare(p.Reason, o.Reason),
 		cmp.Compare(p.Message, o.Message),
+		cmp.Compare(p.Object.APIVersion, o.Object.APIVersion),
+		cmp.Compare(p.Object.UID, o.Object.UID),
 	)
 }
