@@ -659,7 +659,7 @@ func (x *HeaderMatch) GetValueRegex() string {
 // Backend is a share of a route.
 type Backend struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "namespace/name" of the service whose endpoints get this share.
+	// "namespace/name" of the service whose endpoints get this share: the name of its Endpoints.
 	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// The port number of that service (the same number as the root's port).
 	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
@@ -731,10 +731,11 @@ func (x *Backend) GetScheme() Scheme {
 // Endpoints are the endpoints of one service, named "namespace/name" as the service, for services that are meshed or
 // are a backend of a split.
 type Endpoints struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Ports         []*EndpointPort        `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The service's name; "name/pod" for the unit of a single pod.
+	Name          string          `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Ports         []*EndpointPort `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
