@@ -97,7 +97,7 @@ func readFixture(t *testing.T, a *txtar.Archive) *fixture {
 	if err := yaml.UnmarshalStrict([]byte(section(a, "config.yaml")), &f.settings); err != nil {
 		t.Fatalf("config.yaml: %v", err)
 	}
-	for _, doc := range strings.Split(section(a, "in.yaml"), "---\n") {
+	for doc := range strings.SplitSeq(section(a, "in.yaml"), "---\n") {
 		var content map[string]any
 		if err := yaml.Unmarshal([]byte(doc), &content); err != nil {
 			t.Fatalf("in.yaml: %v\n%s", err, doc)
@@ -179,7 +179,7 @@ func resourceDocs(t *testing.T, resources []configv1.Resource, show []string) st
 	var b strings.Builder
 	shown := map[string]bool{}
 	for _, r := range resources {
-		kind := r.Key.String()
+		kind := r.String()
 		title := kind[strings.LastIndexByte(kind, '.')+1:]
 		shown[title] = true
 		if len(show) > 0 && !slices.Contains(show, title) {

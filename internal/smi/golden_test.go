@@ -54,7 +54,7 @@ func text(files []txtar.File) string { return string(txtar.Format(&txtar.Archive
 func documents(t *testing.T, text string) []map[string]any {
 	t.Helper()
 	var out []map[string]any
-	for _, doc := range strings.Split(text, "---\n") {
+	for doc := range strings.SplitSeq(text, "---\n") {
 		var content map[string]any
 		if err := yaml.Unmarshal([]byte(doc), &content); err != nil {
 			t.Fatalf("%v\n%s", err, doc)

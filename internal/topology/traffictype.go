@@ -21,7 +21,7 @@ func decide(s settings, p corev1.ServicePort, defaultMode Protocol) (Protocol, S
 	switch {
 	case s.trafficType == TCP:
 		protocol = TCP
-	case tls && !(s.trafficType == HTTP && s.scheme == SchemeHTTPS):
+	case tls && (s.trafficType != HTTP || s.scheme != SchemeHTTPS):
 		// The mesh has no key to look into TLS with, unless it is told that it is the one who speaks TLS.
 		protocol = TCP
 	case s.trafficType == HTTP:
