@@ -1,0 +1,43 @@
+package proxyconfig_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestConformancePage: docs/conformance.md has a row for every rule, and knows every fixture and no other.
+func TestConformancePage(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(raw)
+	rules := strings.Fields("A1 A2 A3 A4 A5 A6 A7 A8 A9 S1 S2 S3 S4 T1 T2 T3 T4 T5 T6 T7 M1")
+	for _, rule := range rules {
+		if !strings.Contains(page, "\n| "+rule+" ") {
+			t.Errorf("there is no row for rule %s", rule)
+		}
+	}
+	var fixtures []string
+	for _, glob := range []string{"testdata/*.txtar", "../smi/testdata/*.txtar"} {
+		files, err := filepath.Glob(glob)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", glob, err)
+		}
+		for _, f := range files {
+			fixtures = append(fixtures, filepath.Base(f))
+			if name := filepath.Base(f); !strings.Contains(page, "`"+name+"`") {
+				t.Errorf("the page doesn't name the fixture %s", name)
+			}
+		}
+	}
+	for _, named := range regexp.MustCompile("`([a-z0-9_]+\\.txtar)`").FindAllStringSubmatch(page, -1) {
+		if !slices.Contains(fixtures, named[1]) {
+			t.Errorf("the page names the fixture %s, which does not exist", named[1])
+		}
+	}
+}
