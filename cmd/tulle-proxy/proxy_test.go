@@ -233,6 +233,29 @@ func TestStopWithoutAController(t *testing.T) {
 	p.ended <- nil
 }
 
+// TestStoredConfigIsDistrusted crashes workers until one does without the stored config and waits for the controller.
+func TestStoredConfigIsDistrusted(t *testing.T) {
+	t.Parallel()
+	c := startController(t)
+	s, url := web(t)
+	c.publish(t, true, s)
+	dir := t.TempDir()
+	p := startProxy(t, c, dir)
+	p.waitReady()
+	waitStored(t, dir)
+	for range distrustStore {
+		pid := p.signalWorker(syscall.SIGQUIT) // Go exits by itself then, as after a panic
+		eventually(t, "the next worker", func() bool { return p.status().PID != pid })
+	}
+	eventually(t, "a worker without the stored config", func() bool {
+		return strings.Contains(p.log.String(), "the stored config is left alone")
+	})
+	mustGet(t, url, "web v1")
+	if p.status().FromDisk {
+		t.Error("the stored config is in use")
+	}
+}
+
 func TestBadFlags(t *testing.T) {
 	t.Parallel()
 	for flag, want := range map[string]string{

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,11 +21,17 @@ import (
 	"github.com/tulle-mesh/tulle/internal/push"
 )
 
-// distrustStore is after how many crashes in a row a worker starts without the stored config, which may be why.
-const distrustStore = 3
+// The stored config may be what workers crash with. From distrustStore crashes in a row on, every second worker does
+// without it and gives the controller distrustWait to send a better one.
+const (
+	distrustStore = 3
+	distrustWait  = 5 * time.Second
+)
 
 // settleAfter is how long sockets that the stored config doesn't know are kept for the controller's word on them.
 const settleAfter = 30 * time.Second
+
+var errNoController = errors.New("no controller sent a config: the stored one is tried again")
 
 // worker is the data plane with all that belongs to it.
 type worker struct {
@@ -62,8 +69,7 @@ func (o *options) work(ctx context.Context) error {
 			}
 		})
 	}
-	w.live(ctx, running)
-	err = context.Cause(running)
+	err = cmp.Or(w.live(ctx, running), context.Cause(running))
 	cancel(nil)
 	wg.Wait()
 	return err
@@ -97,11 +103,16 @@ func (w *worker) stored() *push.Store {
 	if w.store == "" {
 		return nil
 	}
-	if w.held.Hello.Failures >= distrustStore {
-		w.log.Warn("the stored config is left alone: workers crashed with it", "failures", w.held.Hello.Failures)
+	if w.distrusts() {
+		w.log.Warn("the stored config is left alone: workers crashed with it", "crashes", w.held.Hello.Crashes)
 		return nil
 	}
 	return &push.Store{Path: w.store}
+}
+
+func (w *worker) distrusts() bool {
+	crashes := w.held.Hello.Crashes
+	return crashes >= distrustStore && crashes%2 == distrustStore%2
 }
 
 // parts are what runs as long as the worker.
@@ -133,13 +144,13 @@ func (w *worker) serveDNS(ctx context.Context) error {
 }
 
 // live waits for the things that happen once in a worker's life, in their order.
-func (w *worker) live(signal, running context.Context) {
-	if !w.getReady(signal, running) {
-		return
+func (w *worker) live(signal, running context.Context) error {
+	if ready, err := w.getReady(signal, running); !ready {
+		return err
 	}
 	if since := w.held.Hello.Stopping; !since.IsZero() {
 		w.stop(running, since)
-		return
+		return nil
 	}
 	settle := time.NewTimer(settleAfter)
 	defer settle.Stop()
@@ -152,32 +163,38 @@ func (w *worker) live(signal, running context.Context) {
 			w.settle()
 		case <-signal.Done():
 			w.stop(running, time.Now())
-			return
+			return nil
 		case <-running.Done():
-			return
+			return nil
 		}
 	}
 }
 
 // getReady waits for a whole config and tells the holder. It returns false if the worker is to end before.
-func (w *worker) getReady(signal, running context.Context) bool {
+func (w *worker) getReady(signal, running context.Context) (bool, error) {
 	if !w.held.Hello.Stopping.IsZero() { // What another worker began to stop, this one may have to serve on for a while.
 		var cancel context.CancelFunc
 		signal, cancel = context.WithTimeout(running, w.stopWait)
 		defer cancel()
 	}
+	var giveUp <-chan time.Time
+	if w.distrusts() {
+		giveUp = time.After(distrustWait)
+	}
 	select {
 	case <-w.client.Ready():
+	case <-giveUp:
+		return false, errNoController
 	case <-signal.Done():
-		return false
+		return false, nil
 	case <-running.Done():
-		return false
+		return false, nil
 	}
 	if err := w.held.Ready(); err != nil {
-		w.log.Error("could not get ready", "err", err)
+		return false, err
 	}
 	w.log.Info("ready", "pod", w.podName, "node", w.nodeName, "version", w.client.Status().Version)
-	return true
+	return true, nil
 }
 
 func (w *worker) settle() {

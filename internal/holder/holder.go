@@ -57,6 +57,7 @@ type holder struct {
 	note     string
 	restarts int // workers that ended
 	failures int // of those, unasked and in a row
+	crashes  int // of those, by themselves: not killed
 	hangs    int // of those, killed for silence within hangMemory
 	lastHang time.Time
 }
@@ -96,7 +97,7 @@ func (h *holder) run(ctx context.Context) error {
 		p, err := h.start(ctx)
 		if err != nil {
 			h.Log.Error("could not start a worker", "err", err)
-			h.pause(h.failed(0))
+			h.pause(h.failed(0, false))
 			continue
 		}
 		h.Log.Info("worker started", "pid", p.pid, "failures", h.failures)
@@ -106,7 +107,7 @@ func (h *holder) run(ctx context.Context) error {
 			return nil
 		}
 		h.Log.Error("worker ended", "pid", p.pid, "how", describe(end), "after", time.Since(p.started))
-		wait := h.failed(time.Since(p.started))
+		wait := h.failed(time.Since(p.started), end.Exited())
 		if !h.stopping.IsZero() && h.failures >= crashLimit {
 			return errLooping
 		}
@@ -137,7 +138,7 @@ func (h *holder) attend(p *process) syscall.WaitStatus {
 				h.hung(p, why)
 			}
 			if h.failures > 0 && time.Since(p.started) > stableAfter {
-				h.failures = 0
+				h.failures, h.crashes = 0, 0
 				h.status.stable()
 			}
 		}
@@ -169,11 +170,14 @@ func (h *holder) hung(p *process, why string) {
 }
 
 // failed counts a worker that ended unasked and returns how long to wait before the next.
-func (h *holder) failed(lived time.Duration) time.Duration {
+func (h *holder) failed(lived time.Duration, exited bool) time.Duration {
 	if lived > stableAfter {
-		h.failures = 0
+		h.failures, h.crashes = 0, 0
 	}
 	h.failures++
+	if exited {
+		h.crashes++
+	}
 	h.restarts++
 	h.status.workerGone(h.failures >= crashLimit)
 	if h.failures <= 2 {

@@ -273,7 +273,7 @@ func TestCrashWhileStopping(t *testing.T) {
 	if err := h.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if got := h.line("ready"); !strings.Contains(got, `failures=1 stopping=true note="stopping"`) {
+	if got := h.line("ready"); !strings.Contains(got, `crashes=1 stopping=true note="stopping"`) {
 		t.Errorf("the next worker was told %s", got)
 	}
 }

@@ -42,7 +42,7 @@ func (h *holder) start(ctx context.Context) (*process, error) {
 	}
 	s := &session{
 		conn: conn.(*net.UnixConn), sockets: h.sockets, ready: h.status.workerReady, done: make(chan struct{}),
-		hello: Hello{Failures: h.failures, Restarts: h.restarts, Stopping: h.stopping, Note: h.note}, log: h.Log,
+		hello: Hello{Crashes: h.crashes, Restarts: h.restarts, Stopping: h.stopping, Note: h.note}, log: h.Log,
 	}
 	go s.run(context.WithoutCancel(ctx))
 	return &process{pid: pid, started: time.Now(), session: s}, nil

@@ -77,7 +77,7 @@ func testWorker() error {
 	if err := w.Ready(); err != nil {
 		return err
 	}
-	fmt.Printf("ready pid=%d failures=%d stopping=%t note=%q\n", os.Getpid(), w.Hello.Failures, !w.Hello.Stopping.IsZero(), w.Hello.Note)
+	fmt.Printf("ready pid=%d crashes=%d stopping=%t note=%q\n", os.Getpid(), w.Hello.Crashes, !w.Hello.Stopping.IsZero(), w.Hello.Note)
 	if err := <-beaten; err != nil {
 		return err
 	}

@@ -18,8 +18,9 @@ var ErrNoHolder = errors.New("not started by a holder")
 
 // Hello is what a worker is told when it starts.
 type Hello struct {
-	// Failures counts the workers before this one that ended unasked, in a row.
-	Failures int `json:"failures"`
+	// Crashes counts the workers before this one, in a row, that soon ended by themselves: by a panic, say. One that was
+	// killed doesn't count.
+	Crashes int `json:"crashes"`
 	// Restarts counts the workers before this one.
 	Restarts int `json:"restarts"`
 	// Stopping is when the holder was told to stop: the worker is to go on with that, not to begin anew. Zero if it
