@@ -1,0 +1,169 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/problem"
+	"github.com/tulle-mesh/tulle/internal/proxyconfig"
+	"github.com/tulle-mesh/tulle/internal/shadow"
+	"github.com/tulle-mesh/tulle/internal/status"
+	"github.com/tulle-mesh/tulle/internal/topology"
+)
+
+// Config is what a Controller needs. Fields are required unless they have a default.
+type Config struct {
+	Topology    topology.Config
+	Shadow      shadow.Config // Now is the Controller's to set
+	ProxyConfig proxyconfig.Config
+
+	Source    Source
+	Publisher Publisher
+	Proxies   Proxies
+	Writer    Writer
+	Reporter  Reporter
+	Recorder  Recorder
+	Log       *slog.Logger
+	Metrics   *Metrics // default: metrics that nobody reads
+
+	Pod     string // this replica's
+	Version string // of the build
+
+	// A round begins when there was no change for Quiet (default 10 ms), or MaxWait (default 100 ms) after the first.
+	Quiet, MaxWait time.Duration
+	// RecordEvery is the least time between two writes of the state (default 2 s).
+	RecordEvery time.Duration
+	// Avoid is how long a target port that a proxy could not bind is not assigned again (default 10 min).
+	Avoid time.Duration
+	// DNS gives the state of the stub domain and what is wrong with it, on the leader; may be nil.
+	DNS func() (*status.DNS, []problem.Problem)
+}
+
+// Controller makes config of a Source's snapshots. Run and Lead are called once at a time each.
+type Controller struct {
+	Config
+	started time.Time
+
+	busy   map[shadow.PortKey]time.Time // owned by Run: target ports to avoid, and until when
+	logged complaint                    // owned by Run
+	rounds atomic.Uint64                // that were begun
+	latest atomic.Pointer[round]        // that was finished
+
+	again   chan struct{} // asks for a round although nothing changed
+	toPlan  chan struct{} // there is a new round
+	toTell  chan struct{} // there may be new problems
+	toNote  chan struct{} // there may be a new state of this replica
+	leading atomic.Bool
+	planned atomic.Pointer[plan] // on the leader: what came of the last plan
+}
+
+// New makes a Controller.
+func New(c Config) *Controller {
+	c.Quiet, c.MaxWait = cmp.Or(c.Quiet, 10*time.Millisecond), cmp.Or(c.MaxWait, 100*time.Millisecond)
+	c.RecordEvery, c.Avoid = cmp.Or(c.RecordEvery, 2*time.Second), cmp.Or(c.Avoid, 10*time.Minute)
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
+	}
+	return &Controller{
+		Config: c, started: time.Now(), busy: map[shadow.PortKey]time.Time{},
+		again: make(chan struct{}, 1), toPlan: make(chan struct{}, 1), toTell: make(chan struct{}, 1), toNote: make(chan struct{}, 1),
+	}
+}
+
+// signal fills a channel of capacity one: latest wins.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run makes rounds until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	var g sync.WaitGroup
+	defer g.Wait()
+	g.Go(func() { c.noteReplica(ctx) })
+
+	// Without a whole snapshot there is nothing to make a round of.
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.Source.Changed():
+	}
+	for {
+		c.round()
+		if !c.waitChange(ctx) || !c.waitQuiet(ctx) {
+			return nil
+		}
+	}
+}
+
+// Ready says whether the proxies were given a config.
+func (c *Controller) Ready() bool { return c.latest.Load() != nil }
+
+func (c *Controller) waitChange(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-c.Source.Changed():
+	case <-c.Proxies.Changed():
+	case <-c.again:
+	}
+	return true
+}
+
+// waitQuiet waits for the end of a burst of changes, but not forever.
+func (c *Controller) waitQuiet(ctx context.Context) bool {
+	enough := time.NewTimer(c.MaxWait)
+	defer enough.Stop()
+	for {
+		quiet := time.NewTimer(c.Quiet)
+		select {
+		case <-ctx.Done():
+			quiet.Stop()
+			return false
+		case <-enough.C:
+			quiet.Stop()
+			return true
+		case <-quiet.C:
+			return true
+		case <-c.Source.Changed():
+		case <-c.Proxies.Changed():
+		case <-c.again:
+		}
+		quiet.Stop()
+	}
+}
+
+// Lead writes what the rounds say until ctx ends: it is for as long as this replica leads.
+func (c *Controller) Lead(ctx context.Context) error {
+	c.leading.Store(true)
+	c.Metrics.leading.Set(1)
+	defer func() {
+		c.leading.Store(false)
+		c.Metrics.leading.Set(0)
+	}()
+	c.Log.Info("leading", "name", c.Pod)
+	signal(c.toPlan)
+	signal(c.toTell)
+	var g sync.WaitGroup
+	g.Go(func() { c.planAndWrite(ctx) })
+	g.Go(func() { c.tell(ctx) })
+	g.Wait()
+	c.planned.Store(nil)
+	c.Metrics.problems(nil)
+	return nil
+}
+
+// Tell makes the leader report problems and the state again: something that the rounds don't know has changed, such as
+// what DNS gives. Any goroutine may call it.
+func (c *Controller) Tell() { signal(c.toTell) }
+
+// ownRef is the object that problems of the mesh itself are said of.
+func (c *Controller) ownRef() problem.Ref {
+	return problem.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: c.Shadow.Namespace, Name: "tulle-controller"}
+}

@@ -1,0 +1,151 @@
+package controller
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/problem"
+	"github.com/tulle-mesh/tulle/internal/proxyconfig"
+	"github.com/tulle-mesh/tulle/internal/shadow"
+	"github.com/tulle-mesh/tulle/internal/topology"
+)
+
+// round is what came of one snapshot. It is immutable.
+type round struct {
+	number   uint64
+	snapshot Snapshot
+	topology topology.Topology
+	assigned shadow.Assigned
+	busy     map[shadow.PortKey]bool
+	problems []problem.Problem // sorted
+	version  string            // of the config that all proxies share
+	common   []configv1.Resource
+	perProxy map[string][]configv1.Resource
+}
+
+// round makes config of the current snapshot and publishes it. If that fails, which is a bug, the config stays what it
+// was: a mesh that serves yesterday's config is better than none.
+func (c *Controller) round() {
+	began := time.Now()
+	number := c.rounds.Add(1)
+	next, err := c.build(c.Source.Snapshot())
+	if err == nil {
+		err = c.publish(next)
+	}
+	c.Metrics.round(time.Since(began), err)
+	if err != nil {
+		if c.logged.isNew(firstLine(err), began) {
+			c.Log.Error("the config stays what it was", "err", err)
+		}
+		if next = c.failed(err); next == nil {
+			return
+		}
+	} else {
+		next.number = number
+	}
+	was := c.latest.Swap(next)
+	if was == nil || was.version != next.version {
+		c.Log.Debug("config changed", "version", next.version, "services", len(next.topology.Services), "problems", len(next.problems))
+	}
+	c.Metrics.observe(next)
+	signal(c.toPlan)
+	signal(c.toTell)
+	signal(c.toNote)
+}
+
+// build turns a snapshot into a round. A panic in it is an error: the objects that caused it would cause it again.
+func (c *Controller) build(s Snapshot) (r *round, err error) {
+	defer recovered("build config", &err)
+	config := c.Topology
+	config.ServiceCIDRs = slices.Concat(config.ServiceCIDRs, s.ServiceCIDRs)
+	r = &round{snapshot: s}
+	r.topology, r.problems = topology.Build(config, s.Resources)
+	r.assigned = shadow.Observe(r.topology, s.Shadow)
+	names := c.ProxyConfig
+	names.DNSBypass = names.DNSBypass || s.Bypass
+	if r.common, err = proxyconfig.Build(names, r.topology, r.assigned); err != nil {
+		return nil, fmt.Errorf("build config: %w", err)
+	}
+	if r.perProxy, err = proxyconfig.Proxies(r.topology, s.Proxies, shadow.InSlices(s.Shadow, s.Proxies)); err != nil {
+		return nil, fmt.Errorf("build config of proxies: %w", err)
+	}
+	r.version = versionOf(r.common)
+	refused := c.refused(r)
+	r.busy = c.avoid(refused, time.Now())
+	r.problems = append(r.problems, refusalProblems(c.ownRef(), refused)...)
+	fillUIDs(r.problems, s.Resources)
+	slices.SortFunc(r.problems, problem.Problem.Compare)
+	return r, nil
+}
+
+func (c *Controller) publish(r *round) (err error) {
+	defer recovered("publish config", &err)
+	c.Publisher.Publish(r.common, r.perProxy)
+	return nil
+}
+
+// failed is the last round, with the Problem that there is no newer one; nil if there was none. Its number stays: what it
+// knows of the cluster is as old as it was.
+func (c *Controller) failed(err error) *round {
+	last := c.latest.Load()
+	if last == nil {
+		return nil
+	}
+	next := *last
+	next.problems = slices.DeleteFunc(slices.Clone(last.problems), func(p problem.Problem) bool { return p.Reason == problem.InternalError })
+	next.problems = append(next.problems, problem.Newf(c.ownRef(), problem.InternalError, "%v", firstLine(err)))
+	slices.SortFunc(next.problems, problem.Problem.Compare)
+	return &next
+}
+
+// panicked is a panic that became an error.
+type panicked struct {
+	doing string
+	value any
+	stack []byte
+}
+
+func (p *panicked) Error() string { return fmt.Sprintf("%s: panic: %v\n%s", p.doing, p.value, p.stack) }
+
+// recovered turns a panic into an error; it is deferred.
+func recovered(doing string, err *error) {
+	if v := recover(); v != nil {
+		*err = &panicked{doing: doing, value: v, stack: debug.Stack()}
+	}
+}
+
+// complaint keeps an error that comes back with every change from filling the log.
+type complaint struct {
+	text string
+	at   time.Time
+}
+
+func (c *complaint) isNew(err error, now time.Time) bool {
+	if err.Error() == c.text && now.Sub(c.at) < time.Minute {
+		return false
+	}
+	*c = complaint{text: err.Error(), at: now}
+	return true
+}
+
+// firstLine is an error for people: without a stack.
+func firstLine(err error) error {
+	if p, ok := err.(*panicked); ok { //nolint:errorlint // it is never wrapped
+		return fmt.Errorf("%s: %v", p.doing, p.value)
+	}
+	return err
+}
+
+// versionOf is a hash over resources, which are sorted.
+func versionOf(resources []configv1.Resource) string {
+	h := sha256.New()
+	for _, r := range resources {
+		_, _ = fmt.Fprintf(h, "%s %s %s\n", r.Type, r.Name, r.Version)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}

@@ -1,0 +1,162 @@
+package controller
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/problem"
+	"github.com/tulle-mesh/tulle/internal/shadow"
+	"github.com/tulle-mesh/tulle/internal/status"
+)
+
+// tell makes Events of new problems and writes the mesh's state down, on the leader.
+func (c *Controller) tell(ctx context.Context) {
+	var last status.Leader
+	for c.paced(ctx, c.toTell, c.RecordEvery/2) {
+		r := c.latest.Load()
+		if r == nil {
+			continue
+		}
+		dns, wrong := c.dns()
+		problems := c.allProblems(r, wrong)
+		c.Metrics.problems(problems)
+		if err := c.Reporter.Report(ctx, problems); err != nil && ctx.Err() == nil {
+			c.Log.Warn("problems not reported", "err", err)
+			c.tryAgain(ctx, c.toTell)
+		}
+		doc := c.leaderStatus(r, dns, problems)
+		if reflect.DeepEqual(doc, last) {
+			continue
+		}
+		written := doc
+		written.Updated = time.Now().UTC()
+		if err := c.Recorder.RecordLeader(ctx, written); err != nil {
+			if ctx.Err() == nil {
+				c.Log.Warn("state not written down", "err", err)
+				c.tryAgain(ctx, c.toTell)
+			}
+			continue
+		}
+		last = doc
+	}
+}
+
+// noteReplica writes down which proxies are connected to this replica.
+func (c *Controller) noteReplica(ctx context.Context) {
+	var last status.Replica
+	for c.paced(ctx, c.toNote, c.RecordEvery) {
+		r := c.latest.Load()
+		if r == nil {
+			continue
+		}
+		doc := status.Replica{Pod: c.Pod, Version: c.Version, Started: c.started.UTC(), ConfigVersion: r.version, Proxies: c.Proxies.Connected()}
+		if slices.ContainsFunc(doc.Proxies, func(p status.Proxy) bool { return !p.Current }) {
+			// Nobody tells when a proxy has caught up.
+			signal(c.toNote)
+		}
+		if reflect.DeepEqual(doc, last) {
+			continue
+		}
+		written := doc
+		written.Updated = time.Now().UTC()
+		if err := c.Recorder.RecordReplica(ctx, written); err != nil {
+			if ctx.Err() == nil {
+				c.Log.Warn("state not written down", "err", err)
+				c.tryAgain(ctx, c.toNote)
+			}
+			continue
+		}
+		last = doc
+	}
+}
+
+// paced waits for a signal, and then for a moment, as more signals usually follow. It returns false when ctx ends.
+func (c *Controller) paced(ctx context.Context, signals <-chan struct{}, pace time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-signals:
+	}
+	return wait(ctx, pace)
+}
+
+// tryAgain signals once more; the pace keeps it from being a busy loop.
+func (c *Controller) tryAgain(ctx context.Context, signals chan struct{}) {
+	if wait(ctx, c.RecordEvery) {
+		signal(signals)
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// allProblems are those of the round, of the plan and others, sorted, each once.
+func (c *Controller) allProblems(r *round, more []problem.Problem) []problem.Problem {
+	out := slices.Concat(r.problems, more)
+	if p := c.planned.Load(); p != nil {
+		out = append(out, p.problems...)
+	}
+	slices.SortFunc(out, problem.Problem.Compare)
+	return slices.Compact(out)
+}
+
+func (c *Controller) dns() (*status.DNS, []problem.Problem) {
+	if c.DNS == nil {
+		return nil, nil
+	}
+	return c.DNS()
+}
+
+func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.Problem) status.Leader {
+	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r)}
+	for _, p := range problems {
+		doc.Problems = append(doc.Problems, status.FromProblem(p))
+	}
+	return doc
+}
+
+// addresses counts the mesh addresses of a round.
+func (c *Controller) addresses(r *round) status.Addresses {
+	a := status.Addresses{Mode: "dedicated"}
+	if c.Shadow.SharedHTTP {
+		a.Mode = "shared"
+	}
+	for _, s := range r.topology.Services {
+		if s.Backend {
+			continue
+		}
+		a.Services++
+		unit := r.assigned.Units[shadow.Unit{Name: s.Name, Pod: s.Pod}]
+		if len(unit.Addresses) > 0 {
+			a.Assigned++
+		}
+		if unit.Shared {
+			a.Shared++
+		}
+	}
+	for _, s := range r.snapshot.Shadow.Services {
+		if s.Name != shadow.SharedName {
+			a.Dedicated++
+		}
+	}
+	nodes := map[string]bool{}
+	for _, p := range r.snapshot.Proxies {
+		a.Proxies++
+		if p.Ready {
+			a.Ready++
+			nodes[p.Node] = true
+		}
+	}
+	a.Nodes = len(nodes)
+	return a
+}
