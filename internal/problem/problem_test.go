@@ -95,6 +95,19 @@ func TestMessagesFitAnEvent(t *testing.T) {
 	}
 }
 
+func TestQuoteAllNamesAFew(t *testing.T) {
+	for want, in := range map[string][]string{
+		"":                                   nil,
+		`"a"`:                                {"a"},
+		`"a", "b"`:                           {"a", "b"},
+		`"1", "2", "3", "4", "5" and 2 more`: {"1", "2", "3", "4", "5", "6", "7"},
+	} {
+		if got := problem.QuoteAll(in); got != want {
+			t.Errorf("QuoteAll(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
 func TestQuoteIsShortAndPrintable(t *testing.T) {
 	for in, want := range map[string]string{
 		"abc":                         `"abc"`,

@@ -48,6 +48,8 @@ const (
 	AllWeightsZero Reason = "AllWeightsZero"
 	// RouteGroupNotFound is a TrafficSplit that names an HTTPRouteGroup that does not exist or cannot be used.
 	RouteGroupNotFound Reason = "RouteGroupNotFound"
+	// TooManyMatches is a TrafficSplit that would give its root service more matches than the proxies should try.
+	TooManyMatches Reason = "TooManyMatches"
 	// MatchesNeedHTTP is a TrafficSplit with matches whose root service has no HTTP port.
 	MatchesNeedHTTP Reason = "MatchesNeedHTTP"
 	// NotEnforced is a TrafficTarget, because access control is not there yet.

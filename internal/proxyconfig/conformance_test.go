@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestConformancePage: docs/conformance.md has a row for every rule, and knows every fixture and no other.
+// TestConformancePage: docs/conformance.md has a row for every rule, and knows every fixture and no other. The tests
+// that it names exist.
 func TestConformancePage(t *testing.T) {
 	raw, err := os.ReadFile("../../docs/conformance.md")
 	if err != nil {
@@ -35,9 +36,35 @@ func TestConformancePage(t *testing.T) {
 			}
 		}
 	}
+	tests := contents(t, "*_test.go", "../smi/*_test.go", "../topology/*_test.go")
+	for _, named := range regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(page, -1) {
+		if !strings.Contains(tests, "\nfunc "+named[1]+"(") {
+			t.Errorf("the page names the test %s, which does not exist", named[1])
+		}
+	}
 	for _, named := range regexp.MustCompile("`([a-z0-9_]+\\.txtar)`").FindAllStringSubmatch(page, -1) {
 		if !slices.Contains(fixtures, named[1]) {
 			t.Errorf("the page names the fixture %s, which does not exist", named[1])
 		}
 	}
+}
+
+// contents reads all files that fit the globs.
+func contents(t *testing.T, globs ...string) string {
+	t.Helper()
+	var all strings.Builder
+	for _, glob := range globs {
+		files, err := filepath.Glob(glob)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", glob, err)
+		}
+		for _, f := range files {
+			raw, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(raw)
+		}
+	}
+	return all.String()
 }

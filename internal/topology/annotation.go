@@ -38,6 +38,7 @@ type settings struct {
 // settings reads the annotations. One with a wrong value is as if it were not there.
 func (b *builder) settings(svc *corev1.Service) settings {
 	var s settings
+	var unknown []string
 	for key, value := range svc.Annotations {
 		name, ok := strings.CutPrefix(key, prefix)
 		if !ok {
@@ -51,10 +52,14 @@ func (b *builder) settings(svc *corev1.Service) settings {
 		known, err := s.set(name, strings.ToLower(strings.TrimSpace(value)), svc)
 		switch {
 		case !known:
-			b.report(serviceRef(svc), problem.UnsupportedAnnotation, "the annotation %s has no effect in this version of the mesh", problem.Quote(key))
+			unknown = append(unknown, key)
 		case err != nil:
 			b.report(serviceRef(svc), problem.InvalidAnnotation, "the annotation %s has the value %s, which is not %v; it is ignored", key, problem.Quote(value), err)
 		}
+	}
+	if len(unknown) > 0 {
+		slices.Sort(unknown)
+		b.report(serviceRef(svc), problem.UnsupportedAnnotation, "these annotations have no effect in this version of the mesh: %s", problem.QuoteAll(unknown))
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/internal/problem"
+	"github.com/tulle-mesh/tulle/internal/smi"
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
@@ -67,6 +69,55 @@ func TestThousandConflictingSplits(t *testing.T) {
 		if p.Reason != problem.ConflictingSplit || !strings.Contains(p.Message, `"split-00999"`) {
 			t.Fatalf("got %+v", p)
 		}
+	}
+}
+
+// TestTooManyMatches: proxies try matches one by one, so a root may have a thousand; a split that goes beyond is set
+// aside as a whole, a smaller one after it is not.
+func TestTooManyMatches(t *testing.T) {
+	r := cluster(2, 2, 1)
+	for i, n := range []int{600, 600, 400, 1} {
+		name := fmt.Sprintf("split-%d", i)
+		s := conflicting(1)[0]
+		s.Ref.Name, s.Matches, s.Created = name, []string{name}, s.Created.Add(time.Duration(i))
+		r.SMI.TrafficSplits = append(r.SMI.TrafficSplits, s)
+		g := smi.HTTPRouteGroup{Meta: smi.Meta{Ref: problem.Ref{Kind: "HTTPRouteGroup", Namespace: "ns-0", Name: name}}}
+		for j := range n {
+			g.Matches = append(g.Matches, smi.HTTPMatch{PathRegex: fmt.Sprintf("/%d/%d", i, j)})
+		}
+		r.SMI.HTTPRouteGroups = append(r.SMI.HTTPRouteGroups, g)
+	}
+	got, problems := topology.Build(topology.Config{}, r)
+	var splits []string
+	for _, route := range got.Services[0].Ports[0].Routes[:2] {
+		splits = append(splits, route.Split.Name)
+	}
+	if diff := cmp.Diff([]string{"split-0", "split-2"}, splits); diff != "" {
+		t.Errorf("splits that act (-want +got):\n%s", diff)
+	}
+	var told []string
+	for _, p := range problems {
+		if p.Reason == problem.TooManyMatches {
+			told = append(told, p.Object.Name)
+		}
+	}
+	if diff := cmp.Diff([]string{"split-1", "split-3"}, told); diff != "" {
+		t.Errorf("splits with problems (-want +got):\n%s", diff)
+	}
+}
+
+// TestMessagesNameAFewOfMany: an object can name thousands of others.
+func TestMessagesNameAFewOfMany(t *testing.T) {
+	r := cluster(1, 1, 1)
+	s := conflicting(1)[0]
+	s.Backends = nil
+	for i := range 5000 {
+		s.Backends = append(s.Backends, smi.SplitBackend{Service: fmt.Sprintf("none-%d", i)})
+	}
+	r.SMI.TrafficSplits = []smi.TrafficSplit{s}
+	_, problems := topology.Build(topology.Config{}, r)
+	if len(problems) != 1 || !strings.Contains(problems[0].Message, `"none-0", "none-1", "none-2", "none-3", "none-4" and 4995 more`) {
+		t.Errorf("got %v", problems)
 	}
 }
 

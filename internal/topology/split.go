@@ -3,7 +3,6 @@ package topology
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -30,10 +29,14 @@ func (b *builder) addSplits() {
 	}
 }
 
+// maxMatches is how many matches the splits of one root may have: the proxies try them one by one.
+const maxMatches = 1000
+
 // ruling are the splits that act on one root.
 type ruling struct {
 	matched  []matchedSplit
 	fallback *smi.TrafficSplit // the one without matches
+	matches  int               // how many all of matched have
 }
 
 type matchedSplit struct {
@@ -78,97 +81,48 @@ func (b *builder) choose(splits []*smi.TrafficSplit, groups routeGroups) ruling 
 	var r ruling
 	taken := map[string]*smi.TrafficSplit{} // the split that a match belongs to
 	for _, s := range splits {
-		if len(s.Matches) == 0 {
-			if r.fallback == nil {
-				r.fallback = s
-			} else {
-				b.conflict(s, r.fallback)
-			}
-			continue
-		}
-		matches := b.matchesOf(s, groups)
-		if older := claimed(taken, matches); older != nil {
-			b.conflict(s, older)
-			continue
-		}
-		for _, m := range matches {
-			taken[matchKey(m)] = s
-		}
-		if len(matches) > 0 { // without any it fits nothing; as a route it would fit everything
-			r.matched = append(r.matched, matchedSplit{s, matches})
+		switch {
+		case len(s.Matches) > 0:
+			b.addMatched(&r, s, b.groupsOf(s, groups), taken)
+		case r.fallback == nil:
+			r.fallback = s
+		default:
+			b.conflict(s, r.fallback)
 		}
 	}
 	return r
 }
 
+// addMatched lets a split act, if nothing is against it. One whose groups have no matches fits nothing and is left out:
+// as a route without matches it would fit everything.
+func (b *builder) addMatched(r *ruling, s *smi.TrafficSplit, groups []*routeGroup, taken map[string]*smi.TrafficSplit) {
+	total := r.matches
+	for _, g := range groups {
+		if older := g.claimed(taken); older != nil {
+			b.conflict(s, older)
+			return
+		}
+		total += len(g.Matches)
+	}
+	if total > maxMatches {
+		b.report(s.Ref, problem.TooManyMatches, "with this TrafficSplit, the service %s would have more than %d matches; it has no effect", problem.Quote(s.Service), maxMatches)
+		return
+	}
+	r.matches = total
+	m := matchedSplit{split: s}
+	for _, g := range groups {
+		m.matches = append(m.matches, g.Matches...)
+		for _, key := range g.keys {
+			taken[key] = s
+		}
+	}
+	if len(m.matches) > 0 {
+		r.matched = append(r.matched, m)
+	}
+}
+
 func (b *builder) conflict(s, winner *smi.TrafficSplit) {
 	b.report(s.Ref, problem.ConflictingSplit, "the older TrafficSplit %s acts on the same traffic of the service %s; this one has no effect", problem.Quote(winner.Ref.Name), problem.Quote(s.Service))
-}
-
-// claimed returns the split that has one of the matches already. Whether two expressions overlap is not judged: there,
-// the older split comes first.
-func claimed(taken map[string]*smi.TrafficSplit, matches []smi.HTTPMatch) *smi.TrafficSplit {
-	if all := taken[matchKey(smi.HTTPMatch{})]; all != nil && len(matches) > 0 {
-		return all
-	}
-	for _, m := range matches {
-		if s := taken[matchKey(m)]; s != nil {
-			return s
-		}
-	}
-	return nil
-}
-
-// matchKey is equal for matches that fit the same requests as written.
-func matchKey(m smi.HTTPMatch) string {
-	return fmt.Sprintf("%q %q %q", m.PathRegex, m.Methods, m.Headers)
-}
-
-// routeGroups are the HTTPRouteGroups by name; broken are those that exist but could not be decoded.
-type routeGroups struct {
-	usable map[Name]*smi.HTTPRouteGroup
-	broken map[Name]bool
-}
-
-func (b *builder) routeGroups() routeGroups {
-	g := routeGroups{usable: map[Name]*smi.HTTPRouteGroup{}, broken: map[Name]bool{}}
-	for i := range b.resources.SMI.HTTPRouteGroups {
-		group := &b.resources.SMI.HTTPRouteGroups[i]
-		g.usable[Name{group.Ref.Namespace, group.Ref.Name}] = group
-	}
-	for _, p := range b.resources.Undecodable {
-		if p.Object.Kind == "HTTPRouteGroup" && strings.HasPrefix(p.Object.APIVersion, smi.SpecsGroup+"/") {
-			g.broken[Name{p.Object.Namespace, p.Object.Name}] = true
-		}
-	}
-	return g
-}
-
-// matchesOf merges the matches of the groups that a split names. A group that cannot be used fits nothing.
-func (b *builder) matchesOf(s *smi.TrafficSplit, groups routeGroups) []smi.HTTPMatch {
-	var out []smi.HTTPMatch
-	seen := map[string]bool{}
-	for _, name := range s.Matches {
-		if seen[name] {
-			continue
-		}
-		seen[name] = true
-		id := Name{s.Ref.Namespace, name}
-		group, why := groups.usable[id], ""
-		switch {
-		case groups.broken[id] && group == nil:
-			why = "cannot be used"
-		case group == nil:
-			why = "does not exist"
-		case len(group.Matches) == 0:
-			why = "has no matches"
-		default:
-			out = append(out, group.Matches...)
-			continue
-		}
-		b.report(s.Ref, problem.RouteGroupNotFound, "the HTTPRouteGroup %s %s; no request fits it", problem.Quote(name), why)
-	}
-	return out
 }
 
 // addRoutes adds the route that a split makes on each port that it acts on: with matches, those are the HTTP ports.
@@ -220,55 +174,4 @@ func (s *Service) port(p Port) *Port {
 		}
 	}
 	return nil
-}
-
-// candidate is a backend that exists.
-type candidate struct {
-	service *Service
-	weight  int64
-	lacks   []string
-}
-
-// backendsOf finds the backends of a split in the order they are written. Two shares of one service are added up.
-func (b *builder) backendsOf(s *smi.TrafficSplit, root *Service) []*candidate {
-	var out []*candidate
-	found := map[string]*candidate{}
-	for _, sb := range s.Backends {
-		if c, ok := found[sb.Service]; ok {
-			if c != nil {
-				c.weight = min(c.weight+sb.Weight, math.MaxUint32)
-			}
-			continue
-		}
-		found[sb.Service] = nil
-		service := b.backend(Name{s.Ref.Namespace, sb.Service})
-		if service == nil {
-			b.report(s.Ref, problem.BackendNotFound, "the backend %s does not exist or cannot be meshed; it gets nothing until it can", problem.Quote(sb.Service))
-			continue
-		}
-		if service == root {
-			b.report(s.Ref, problem.SelfReference, "the root service %s is a backend, too; that share goes to its own endpoints", problem.Quote(sb.Service))
-		}
-		c := &candidate{service: service, weight: sb.Weight}
-		found[sb.Service] = c
-		out = append(out, c)
-	}
-	return out
-}
-
-// backend returns a service for its endpoints; one that is not meshed itself joins the list for them.
-func (b *builder) backend(name Name) *Service {
-	if s := b.services[name]; s != nil {
-		return s
-	}
-	svc := b.index.services[name]
-	if svc == nil || !isAPIServer(svc) {
-		return nil
-	}
-	s, _ := b.service(svc)
-	if s != nil {
-		s.Backend = true
-		b.services[name] = s
-	}
-	return s
 }
