@@ -99,11 +99,12 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if answered {
-			backoff = minBackoff
+		level := slog.LevelWarn
+		if answered { // streams end from time to time, see ServerConfig.ReauthenticateAfter
+			level, backoff = slog.LevelInfo, minBackoff
 		}
 		wait := time.Duration(float64(backoff) * (0.5 + rand.Float64()))
-		c.config.Log.Warn("no config stream", "err", err, "retry", wait)
+		c.config.Log.Log(ctx, level, "no config stream", "err", err, "retry", wait)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -42,8 +42,10 @@ func (s *Server) metrics(now time.Time) []metric {
 		{"tulle_controller_current_proxies", "Config streams whose proxy has confirmed the current config.", gauge, is(current)},
 		{"tulle_controller_push_wait_seconds", "How long the slowest proxy has owed an answer.", gauge, waiting.Seconds},
 		{"tulle_controller_refused_resources", "Resources that connected proxies refuse, over all of them.", gauge, is(refused)},
-		{"tulle_controller_config_changed_timestamp_seconds", "When the config of the proxies last changed.", gauge,
-			func() float64 { return float64(s.counts.published.Load()) / 1e9 }},
+		{
+			"tulle_controller_config_changed_timestamp_seconds", "When the config of the proxies last changed.", gauge,
+			func() float64 { return float64(s.counts.published.Load()) / 1e9 },
+		},
 		{"tulle_controller_push_nacks_total", "Responses that a proxy refused in part or as a whole.", counter, of(&s.counts.nacks)},
 		{"tulle_controller_push_denied_total", "Streams and requests that were refused.", counter, of(&s.counts.denied)},
 		{"tulle_controller_push_resources_total", "Resources sent to proxies.", counter, of(&s.counts.resources)},

@@ -106,14 +106,11 @@ func (s *session) answer(req *discovery.DeltaDiscoveryRequest, now time.Time) {
 func (s *session) plan(current *snapshot, now time.Time) []*discovery.DeltaDiscoveryResponse {
 	busy := len(s.waiting) > 0
 	if !busy {
-		s.snap = current
+		s.snap = current // else nothing has changed but for types that are new to the stream
 	}
 	var batch, removals []*discovery.DeltaDiscoveryResponse
 	for _, typ := range s.order() {
 		sub := s.types[typ]
-		if busy && sub.started {
-			continue
-		}
 		first := !sub.started
 		set, removed := sub.advance(s.snap.common.of(typ), s.snap.own[s.peer.Pod].of(typ))
 		s.refused.changed(typ, set, removed)

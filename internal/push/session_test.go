@@ -355,6 +355,38 @@ func TestAnyHistory(t *testing.T) {
 	}
 }
 
+// What is shared between streams is not written to when one stream's own is added.
+func TestSharedDeltasStayApart(t *testing.T) {
+	var snaps snapshots
+	own := func(rev uint32) map[string][]configv1.Resource {
+		m := map[string][]configv1.Resource{}
+		for _, pod := range []string{"p1", "p2"} {
+			m[pod] = []configv1.Resource{resource(t, "own/"+pod, endpoints(pod, rev))}
+		}
+		return m
+	}
+	now := time.Now()
+	snap := snaps.next(t, config(t, 3, 0), own(0))
+	m1, m2 := newModel(t, "p1", map[configv1.Key]string{}), newModel(t, "p2", map[configv1.Key]string{})
+	for range 3 { // three changed resources, in a slice with room for a fourth
+		for _, m := range []*model{m1, m2} {
+			m.take(snap, now)
+		}
+		for pod, m := range map[string]*model{"p1": m1, "p2": m2} {
+			for _, resp := range m.owed {
+				for _, item := range resp.GetResources() {
+					if name := item.GetName(); strings.HasPrefix(name, "own/") && name != "own/"+pod {
+						t.Fatalf("%s got %s", pod, name)
+					}
+				}
+			}
+			m.answer(now)
+		}
+		rev := uint32(m1.s.nonce)
+		snap = snaps.next(t, config(t, 3, rev), own(rev))
+	}
+}
+
 func TestUnchangedIsShared(t *testing.T) {
 	var snaps snapshots
 	a := snaps.next(t, config(t, 10, 0), map[string][]configv1.Resource{"p1": proxyFor(t, "p1", true)})
