@@ -21,7 +21,8 @@ func Build(c Config, r Resources) (Topology, []problem.Problem) {
 	b.addSplits()
 	b.reportTargets()
 	for _, p := range r.Undecodable {
-		if b.namespaces.meshed(p.Object.Namespace) {
+		// What is in no namespace, such as a file or a definition, concerns everybody.
+		if p.Object.Namespace == "" || b.namespaces.meshed(p.Object.Namespace) {
 			b.problems = append(b.problems, p)
 		}
 	}

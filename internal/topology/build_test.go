@@ -72,6 +72,20 @@ func TestThousandConflictingSplits(t *testing.T) {
 	}
 }
 
+// TestUndecodable: problems of what could not be decoded are passed on, but for namespaces that are not meshed.
+func TestUndecodable(t *testing.T) {
+	of := func(namespace string) problem.Problem {
+		return problem.Newf(problem.Ref{Kind: "TrafficSplit", Namespace: namespace, Name: "x"}, problem.InvalidObject, "wrong")
+	}
+	_, got := topology.Build(
+		topology.Config{WatchNamespaces: []string{"shop"}},
+		topology.Resources{Undecodable: []problem.Problem{of("shop"), of("other"), of("")}},
+	)
+	if diff := cmp.Diff([]problem.Problem{of(""), of("shop")}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // TestTooManyMatches: proxies try matches one by one, so a root may have a thousand; a split that goes beyond is set
 // aside as a whole, a smaller one after it is not.
 func TestTooManyMatches(t *testing.T) {
