@@ -84,3 +84,22 @@ func benchmarkChange(b *testing.B, proxies, services int) {
 	b.ReportMetric(ms(slowest)/float64(b.N), "ms-max")
 	b.ReportMetric(ms(full), "ms-full-sync")
 }
+
+// BenchmarkPublish measures making the snapshot that follows a change of one resource.
+func BenchmarkPublish(b *testing.B) {
+	var snaps snapshots
+	common := config(b, 5000, 0)
+	own := map[string][]configv1.Resource{}
+	for i := range 500 {
+		own[fmt.Sprint("p", i)] = proxyFor(b, fmt.Sprint("p", i), true)
+	}
+	slices.SortFunc(common, func(a, b configv1.Resource) int { return a.Compare(b.Key) })
+	snaps.next(b, common, own)
+	rev := uint32(0)
+	for b.Loop() {
+		rev++
+		i := 1 + int(rev)%5000
+		common[i] = resource(b, common[i].Name, endpoints("web-0", rev))
+		snaps.next(b, common, own)
+	}
+}

@@ -95,28 +95,50 @@ func (m *maker) lists(old lists, resources []configv1.Resource) (lists, error) {
 		resources = slices.SortedStableFunc(slices.Values(resources), byKey)
 	}
 	var errs []error
-	items := map[string][]*discovery.Resource{}
-	for _, r := range resources {
-		before := old.of(r.Type).find(r.Name)
-		item, err := encode(before, r)
+	next := lists{types: map[string]*list{}}
+	for len(resources) > 0 {
+		typ, n := resources[0].Type, 1
+		for n < len(resources) && resources[n].Type == typ {
+			n++
+		}
+		items, err := encodeAll(old.of(typ).items, resources[:n])
 		if err != nil {
 			errs = append(errs, err)
-			if item = before; item == nil {
-				continue
-			}
 		}
-		l := items[r.Type]
-		if n := len(l); n > 0 && l[n-1].GetName() == r.Name {
+		if len(items) > 0 {
+			next.types[typ] = newList(old.of(typ), items, m.gen)
+		}
+		resources = resources[n:]
+	}
+	return next, errors.Join(errs...)
+}
+
+// encodeAll makes the items of one type, sorted by name as resources are, taking over what old has already.
+func encodeAll(old []*discovery.Resource, resources []configv1.Resource) ([]*discovery.Resource, error) {
+	var errs []error
+	items := make([]*discovery.Resource, 0, len(resources))
+	for i, r := range resources {
+		if i > 0 && r.Name == resources[i-1].Name {
 			errs = append(errs, fmt.Errorf("%s is there twice", r.Key))
 			continue
 		}
-		items[r.Type] = append(l, item)
+		for len(old) > 0 && old[0].GetName() < r.Name {
+			old = old[1:]
+		}
+		var before *discovery.Resource
+		if len(old) > 0 && old[0].GetName() == r.Name {
+			before = old[0]
+		}
+		item, err := encode(before, r)
+		if err != nil {
+			errs = append(errs, err)
+			item = before
+		}
+		if item != nil {
+			items = append(items, item)
+		}
 	}
-	next := lists{types: make(map[string]*list, len(items))}
-	for typ, l := range items {
-		next.types[typ] = newList(old.of(typ), l, m.gen)
-	}
-	return next, errors.Join(errs...)
+	return items, errors.Join(errs...)
 }
 
 // encode returns r as it is sent: what it was before (nil if it wasn't) if that has the same version, so that a resource
