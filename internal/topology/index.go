@@ -10,15 +10,13 @@ import (
 
 // index finds objects by what refers to them.
 type index struct {
-	services   map[Name]*corev1.Service
-	slices     map[Name][]*discoveryv1.EndpointSlice // by the Service's name
-	pods       map[netip.Addr]*corev1.Pod            // the pod that has an address of the pod network
-	own        []addressed                           // the pods that claim such addresses
-	apiServer  map[netip.Addr]bool
-	nodes      map[netip.Addr]bool
-	clusterIPs map[netip.Addr]bool
-	ranges     prefixSet // pod and service ranges
-	allowed    prefixSet
+	services map[Name]*corev1.Service
+	slices   map[Name][]*discoveryv1.EndpointSlice // by the Service's name
+	pods     map[netip.Addr]*corev1.Pod            // the pod that has an address of the pod network
+	own      []addressed                           // the pods that claim such addresses
+	cluster  map[netip.Addr]refusal                // the API server's, the nodes' and the Services' addresses
+	ranges   prefixSet                             // pod and service ranges
+	allowed  prefixSet
 }
 
 // addressed is a pod with its addresses.
@@ -29,27 +27,26 @@ type addressed struct {
 
 func newIndex(c Config, r Resources) index {
 	x := index{
-		services:   make(map[Name]*corev1.Service, len(r.Services)),
-		slices:     make(map[Name][]*discoveryv1.EndpointSlice, len(r.EndpointSlices)),
-		pods:       make(map[netip.Addr]*corev1.Pod, len(r.Pods)),
-		own:        make([]addressed, 0, len(r.Pods)),
-		apiServer:  map[netip.Addr]bool{},
-		nodes:      make(map[netip.Addr]bool, len(r.Nodes)),
-		clusterIPs: make(map[netip.Addr]bool, len(r.Services)),
-		ranges:     newPrefixSet(c.PodCIDRs, c.ServiceCIDRs),
-		allowed:    newPrefixSet(c.AllowedEndpoints),
+		services: make(map[Name]*corev1.Service, len(r.Services)),
+		slices:   make(map[Name][]*discoveryv1.EndpointSlice, len(r.EndpointSlices)),
+		pods:     make(map[netip.Addr]*corev1.Pod, len(r.Pods)),
+		own:      make([]addressed, 0, len(r.Pods)),
+		cluster:  make(map[netip.Addr]refusal, len(r.Nodes)+len(r.Services)),
+		ranges:   newPrefixSet(c.PodCIDRs, c.ServiceCIDRs),
+		allowed:  newPrefixSet(c.AllowedEndpoints),
 	}
+	// Of an address that is several things, the last one that is set here is what a Problem calls it.
 	for _, svc := range r.Services {
 		x.services[Name{svc.Namespace, svc.Name}] = svc
 		for _, ip := range clusterIPs(svc) {
-			x.clusterIPs[ip] = true
+			x.cluster[ip] = ofService
 		}
-	}
-	for _, s := range r.EndpointSlices {
-		x.addSlice(s)
 	}
 	for _, n := range r.Nodes {
 		x.addNode(n)
+	}
+	for _, s := range r.EndpointSlices {
+		x.addSlice(s)
 	}
 	for _, p := range r.Pods {
 		x.addPod(p)
@@ -66,7 +63,7 @@ func (x *index) addSlice(s *discoveryv1.EndpointSlice) {
 	for i := range s.Endpoints {
 		for _, text := range s.Endpoints[i].Addresses {
 			if a, ok := parseAddr(text); ok {
-				x.apiServer[a] = true
+				x.cluster[a] = ofAPIServer
 			}
 		}
 	}
@@ -75,7 +72,7 @@ func (x *index) addSlice(s *discoveryv1.EndpointSlice) {
 func (x *index) addNode(n *corev1.Node) {
 	for _, a := range n.Status.Addresses {
 		if a, ok := parseAddr(a.Address); ok {
-			x.nodes[a] = true
+			x.cluster[a] = ofNode
 		}
 	}
 	for _, text := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {

@@ -80,12 +80,8 @@ func (b *builder) judge(addr netip.Addr, slice *discoveryv1.EndpointSlice, e *di
 		return isLoopback
 	case addr.IsLinkLocalUnicast():
 		return isLinkLocal
-	case x.apiServer[addr]:
-		return ofAPIServer
-	case x.nodes[addr]:
-		return ofNode
-	case x.clusterIPs[addr]:
-		return ofService
+	case x.cluster[addr] != "":
+		return x.cluster[addr]
 	case pod != nil && pod.Namespace != slice.Namespace && !b.config.ForeignPods:
 		return ofForeignPod
 	case pod != nil:
