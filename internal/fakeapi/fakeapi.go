@@ -110,7 +110,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q, ok := parse(r)
-	if !ok {
+	if kind, _ := listKind(q.key); !ok || kind == "List" {
 		fail(w, apierrors.NewNotFound(schema.GroupResource{}, r.URL.Path))
 		return
 	}

@@ -29,7 +29,7 @@ type Cluster struct {
 	Mapper  meta.RESTMapper
 	Config  *rest.Config
 
-	podGet func(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) // instead of PodGet; for tests
+	Ask func(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) // stands for PodGet in tests
 }
 
 // Connect uses the kubeconfig as kubectl does; both arguments may be empty. No request is made yet.
@@ -42,10 +42,11 @@ func Connect(kubeconfig, kubecontext string) (*Cluster, error) {
 		return nil, WithNext(fmt.Errorf("read kubeconfig: %w", err),
 			"name a cluster with --kubeconfig or --context, or set KUBECONFIG; `kubectl config get-contexts` lists contexts")
 	}
-	return connect(config)
+	return ConnectTo(config)
 }
 
-func connect(config *rest.Config) (*Cluster, error) {
+// ConnectTo uses a client configuration as it is, but for limits and content type.
+func ConnectTo(config *rest.Config) (*Cluster, error) {
 	config.QPS, config.Timeout = -1, 30*time.Second // the API server limits by itself
 	config.UserAgent, config.ContentType = "tulle", runtime.ContentTypeJSON
 	kube, err := kubernetes.NewForConfig(config)

@@ -20,7 +20,7 @@ func (i *Installer) applyCRDs(ctx context.Context, crds []*unstructured.Unstruct
 			return ours, Explain(fmt.Errorf("get %s: %w", ref, err))
 		}
 		if err == nil && existing.GetLabels()["app.kubernetes.io/name"] != "tulle" {
-			i.say("%s exists and is not tulle's: left as it is, served versions: %s", ref, strings.Join(servedVersions(existing), ", "))
+			i.say("%s exists and is not tulle's: left as it is, served versions: %s", ref, strings.Join(ServedVersions(existing), ", "))
 			continue
 		}
 		if err := i.Cluster.apply(ctx, crd); err != nil {
@@ -46,7 +46,8 @@ func (i *Installer) applyCRDs(ctx context.Context, crds []*unstructured.Unstruct
 	return ours, nil
 }
 
-func servedVersions(crd *unstructured.Unstructured) []string {
+// ServedVersions returns the versions that a CRD serves.
+func ServedVersions(crd *unstructured.Unstructured) []string {
 	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")
 	var out []string
 	for _, v := range versions {

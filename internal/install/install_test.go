@@ -62,7 +62,7 @@ func newInstaller(t *testing.T) (*Installer, *fakeapi.Server, *bytes.Buffer) {
 	t.Helper()
 	s := fakeapi.New(t)
 	s.OnWrite = working(s)
-	c, err := connect(&rest.Config{Host: s.URL})
+	c, err := ConnectTo(&rest.Config{Host: s.URL})
 	if err != nil {
 		t.Fatal(err)
 	}

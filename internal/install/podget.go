@@ -18,8 +18,8 @@ import (
 // PodGet asks a port of a pod for a path by HTTP, through the API server and the pod's kubelet: from inside the pod, so
 // that loopback works and NetworkPolicies don't matter.
 func (c *Cluster) PodGet(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) {
-	if c.podGet != nil {
-		return c.podGet(ctx, namespace, pod, port, path)
+	if c.Ask != nil {
+		return c.Ask(ctx, namespace, pod, port, path)
 	}
 	conn, err := c.forward(namespace, pod)
 	if err != nil {

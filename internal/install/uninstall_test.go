@@ -161,7 +161,7 @@ tulle_dns_responses_total{type="other",rcode="NOERROR"} %d
 			i, s, out := installed(t, others)
 			endProxies(i, s)
 			reads := 0
-			i.Cluster.podGet = func(_ context.Context, _, pod string, port int, path string) ([]byte, error) {
+			i.Cluster.Ask = func(_ context.Context, _, pod string, port int, path string) ([]byte, error) {
 				if pod != "p-1" || port != 15020 || path != "/metrics" {
 					t.Errorf("asked %s :%d%s", pod, port, path)
 				}

@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"internal/controller":     {"api/config/v1", "internal/problem", "internal/proxyconfig", "internal/shadow", "internal/status", "internal/topology"},
 	"internal/kube":           {"internal/controller", "internal/corefile", "internal/identity", "internal/problem", "internal/push", "internal/shadow", "internal/smi", "internal/status", "internal/topology"},
 	"internal/files":          {"internal/controller", "internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
+	"internal/bugreport":      {"internal/check", "internal/install", "internal/version"},
 	"internal/fakeapi":        {},
 	"internal/check":          {"internal/corefile", "internal/install", "internal/kube", "internal/problem", "internal/status", "internal/version"},
 	"internal/standalone":     {"api/config/v1", "internal/dns", "internal/files", "internal/problem", "internal/proxy", "internal/proxyconfig", "internal/shadow", "internal/topology"},
@@ -67,7 +68,7 @@ var impure = []string{"os", "os/", "net", "net/http", "log", "log/", "context", 
 
 // heavy packages may be imported by one place only, so that what needs them is plain to see.
 var heavy = map[string][]string{
-	"k8s.io/client-go/":              {"internal/check", "internal/kube", "internal/install", "cmd/tulle", "cmd/tulle-controller"},
+	"k8s.io/client-go/":              {"internal/bugreport", "internal/check", "internal/kube", "internal/install", "cmd/tulle", "cmd/tulle-controller"},
 	"github.com/coredns/coredns/":    {"internal/dns"},
 	"github.com/coredns/caddy/":      {"internal/corefile", "internal/dns"},
 	"helm.sh/helm/":                  {"internal/install"},

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/internal/install"
+	"github.com/tulle-mesh/tulle/internal/status"
+)
+
+type statusOptions struct {
+	clusterOptions
+	output string
+}
+
+func newStatus() *cobra.Command {
+	o := &statusOptions{}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show controllers, proxies, mesh addresses and the state of DNS",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	o.clusterOptions.flags(cmd)
+	outputFlag(cmd, &o.output)
+	return cmd
+}
+
+func (o *statusOptions) run(cmd *cobra.Command) error {
+	c, err := o.connect()
+	if err != nil {
+		return err
+	}
+	s, err := install.ReadStatus(cmd.Context(), c, o.namespace)
+	if err != nil {
+		return install.Explain(err)
+	}
+	if s == nil {
+		return install.WithNext(fmt.Errorf("the controllers in namespace %s have not reported anything", o.namespace),
+			"`tulle check` says why; if the mesh is elsewhere, name its namespace with --namespace")
+	}
+	if o.output == "json" {
+		return writeJSON(cmd.OutOrStdout(), s)
+	}
+	return writeStatus(cmd.OutOrStdout(), s)
+}
+
+func writeStatus(w io.Writer, s *status.Status) error {
+	l := s.Leader
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(t, "version\t%s\n", l.Version)
+	fmt.Fprintf(t, "leader\t%s\n", l.Pod)
+	fmt.Fprintf(t, "config\t%s\n", l.ConfigVersion)
+	a := l.Addresses
+	fmt.Fprintf(t, "addresses\t%d of %d services (%s: %d dedicated, %d shared), %d of %d proxies ready on %d nodes\n",
+		a.Assigned, a.Services, a.Mode, a.Dedicated, a.Shared, a.Ready, a.Proxies, a.Nodes)
+	if l.DNS != nil {
+		fmt.Fprintf(t, "dns\t%s (%s, %s %s) %s\n", l.DNS.State, l.DNS.Mode, l.DNS.Kind, l.DNS.Object, l.DNS.Message)
+	}
+	if s.Bypass {
+		fmt.Fprintf(t, "kill switch\ton: mesh names lead past the mesh (tulle dns bypass off)\n")
+	}
+	fmt.Fprintf(t, "problems\t%d\n", l.ProblemCount)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return writeProxies(w, s.Replicas)
+}
+
+// writeProxies writes a line for each connected proxy.
+func writeProxies(w io.Writer, replicas []status.Replica) error {
+	type row struct {
+		status.Proxy
+		controller string
+	}
+	var rows []row
+	for _, r := range replicas {
+		for _, p := range r.Proxies {
+			rows = append(rows, row{p, r.Pod})
+		}
+	}
+	slices.SortFunc(rows, func(a, b row) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Pod, b.Pod)) })
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(t, "\nNODE\tPROXY\tCONFIG\tCONNECTED TO\tSINCE\n")
+	for _, r := range rows {
+		config := "behind"
+		switch {
+		case len(r.Refused) > 0:
+			config = fmt.Sprintf("refuses %d", len(r.Refused))
+		case r.Current:
+			config = "current"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", r.Node, r.Pod, config, r.controller, r.Connected.UTC().Format(time.RFC3339))
+	}
+	return t.Flush()
+}

@@ -1,0 +1,341 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+
+	"github.com/tulle-mesh/tulle/internal/fakeapi"
+	"github.com/tulle-mesh/tulle/internal/install"
+	"github.com/tulle-mesh/tulle/internal/status"
+	"github.com/tulle-mesh/tulle/internal/version"
+)
+
+const room = `
+{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/16]}}
+`
+
+const running = `
+{apiVersion: v1, kind: Namespace, metadata: {name: tulle-system, labels: {kubernetes.io/metadata.name: tulle-system}}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: tulle-controller, namespace: tulle-system}, spec: {replicas: 2, template: {spec: {containers: [{args: ["--zones=mesh", "--cluster-domain=cluster.local", "--dns-mode=manage"]}]}}}, status: {availableReplicas: 2}}
+---
+{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: tulle-proxy, namespace: tulle-system}, status: {desiredNumberScheduled: 1, numberReady: 1, updatedNumberScheduled: 1}}
+---
+{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: tulle-controller, namespace: tulle-system}, spec: {holderIdentity: c-1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: p-1, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: proxy}}, status: {phase: Running, podIPs: [{ip: 10.1.0.5}]}}
+---
+{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: trafficsplits.split.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}}
+---
+{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: httproutegroups.specs.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}}
+---
+{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: tcproutes.specs.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}}
+---
+{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: udproutes.specs.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}}
+---
+{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: traffictargets.access.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}}
+`
+
+func healthy() status.Status {
+	return status.Status{
+		Leader: status.Leader{
+			Pod: "c-1", Version: version.Version, ConfigVersion: "v7",
+			Addresses: status.Addresses{Mode: "dedicated", Services: 3, Assigned: 3, Dedicated: 3, Nodes: 1, Proxies: 1, Ready: 1},
+			DNS:       &status.DNS{Mode: "manage", State: "ok", Object: "kube-system/coredns"},
+		},
+		Replicas: []status.Replica{
+			{Pod: "c-1", Version: version.Version, ConfigVersion: "v7", Proxies: []status.Proxy{{Pod: "p-1", Node: "n1", Current: true}}},
+			{Pod: "c-2", Version: version.Version, ConfigVersion: "v7"},
+		},
+	}
+}
+
+func newChecker(t *testing.T, objects ...string) (*Checker, *fakeapi.Server) {
+	t.Helper()
+	s := fakeapi.New(t)
+	for _, text := range objects {
+		for _, o := range fakeapi.Parse(text) {
+			s.Put(o)
+		}
+	}
+	c, err := install.ConnectTo(&rest.Config{Host: s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Ask = func(context.Context, string, string, int, string) ([]byte, error) {
+		return []byte("# TYPE tulle_proxy_requests_total counter\n" + `tulle_proxy_requests_total{source_workload="deployment/cart"} 9` + "\n"), nil
+	}
+	return &Checker{Cluster: c, Namespace: "tulle-system"}, s
+}
+
+func putStatus(t *testing.T, s *fakeapi.Server, st status.Status) {
+	t.Helper()
+	data := map[string]any{}
+	put := func(key string, v any) {
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[key] = string(b)
+	}
+	put(status.LeaderKey, st.Leader)
+	for _, r := range st.Replicas {
+		put(status.ReplicaKey(r.Pod), r)
+	}
+	if st.Bypass {
+		data[status.BypassKey] = status.BypassOn
+	}
+	s.Put(fakeapi.Object{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": status.ConfigMap, "namespace": "tulle-system"}, "data": data})
+}
+
+func TestAWorkingMeshPasses(t *testing.T) {
+	c, s := newChecker(t, running, room)
+	putStatus(t, s, healthy())
+	settings, err := install.SettingsOf(t.Context(), c.Cluster, "tulle-system")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.Installed(t.Context(), settings)
+	for _, f := range r.Findings {
+		if f.Level != OK {
+			t.Errorf("%+v", f)
+		}
+	}
+	if len(r.Findings) < 12 || r.Failed() != 0 {
+		t.Errorf("%d findings, %d failed", len(r.Findings), r.Failed())
+	}
+}
+
+// Each case breaks one thing of a working mesh; exactly the check of that thing fails, says what and what next.
+func TestWhatIsBrokenIsSaid(t *testing.T) {
+	metrics := func(text string) func(c *Checker) {
+		return func(c *Checker) {
+			c.Cluster.Ask = func(context.Context, string, string, int, string) ([]byte, error) {
+				return []byte("# TYPE tulle_proxy_requests_total counter\n" + text + "\n"), nil
+			}
+		}
+	}
+	tests := map[string]struct {
+		objects string
+		status  func(*status.Status)
+		checker func(*Checker)
+		check   string
+		level   Level
+		want    string
+	}{
+		"controllers": {
+			objects: `{apiVersion: apps/v1, kind: Deployment, metadata: {name: tulle-controller, namespace: tulle-system}, spec: {replicas: 2}, status: {availableReplicas: 1}}`,
+			check:   "controllers", level: Failed, want: "1 of 2 controllers are available",
+		},
+		"no leader": {
+			objects: `{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: tulle-controller, namespace: tulle-system}, spec: {}}`,
+			check:   "controllers", level: Failed, want: "no controller leads",
+		},
+		"other version": {
+			status: func(s *status.Status) { s.Replicas[1].Version = "v9" },
+			check:  "controllers", level: Note, want: "controller c-2 is of version v9",
+		},
+		"proxies": {
+			objects: `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: tulle-proxy, namespace: tulle-system}, status: {desiredNumberScheduled: 2, numberReady: 1}}`,
+			check:   "proxies", level: Failed, want: "1 of 2 proxies are ready",
+		},
+		"not connected": {
+			status: func(s *status.Status) { s.Replicas[0].Proxies = nil },
+			check:  "config", level: Failed, want: "not connected to a controller: p-1",
+		},
+		"behind": {
+			status: func(s *status.Status) { s.Replicas[0].Proxies[0].Current = false },
+			check:  "config", level: Note, want: "have not confirmed the current config yet: p-1",
+		},
+		"refused": {
+			status: func(s *status.Status) {
+				s.Replicas[0].Proxies[0].Refused = []status.Refusal{{Type: "Service", Name: "shop/web", Reason: "port busy"}}
+			},
+			check: "config", level: Failed, want: "proxy p-1 refuses Service shop/web: port busy",
+		},
+		"diverged": {
+			status: func(s *status.Status) { s.Replicas[1].ConfigVersion = "v8" },
+			check:  "config", level: Note, want: "v7, v8",
+		},
+		"dns": {
+			status: func(s *status.Status) { s.Leader.DNS = &status.DNS{State: "fighting", Message: "the add-on manager"} },
+			check:  "dns", level: Failed, want: "DNS is fighting: the add-on manager",
+		},
+		"kill switch": {status: func(s *status.Status) { s.Bypass = true }, check: "dns", level: Failed, want: "the kill switch is on"},
+		"zone's namespace": {
+			objects: `{apiVersion: v1, kind: Namespace, metadata: {name: mesh}}`,
+			check:   "zones", level: Failed, want: "namespace mesh exists",
+		},
+		"no address": {
+			status: func(s *status.Status) { s.Leader.Addresses.Assigned = 1 },
+			check:  "addresses", level: Failed, want: "2 of 3 services have no mesh address",
+		},
+		"large": {
+			status: func(s *status.Status) { s.Leader.Addresses.Dedicated, s.Leader.Addresses.Nodes = 1000, 30 },
+			check:  "addresses", level: Note, want: "1000 dedicated addresses on 30 nodes",
+		},
+		"too large": {
+			status: func(s *status.Status) { s.Leader.Addresses.Dedicated, s.Leader.Addresses.Nodes = 1000, 80 },
+			check:  "addresses", level: Failed, want: "addresses.http=shared",
+		},
+		"few ClusterIPs": {
+			objects: `{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/27]}}`,
+			check:   "addresses", level: Failed, want: "32 of 32 IPv4 ClusterIPs are free",
+		},
+		"first hop": {
+			checker: metrics(`tulle_proxy_requests_total{source_workload="unknown"} 8` + "\n" + `tulle_proxy_requests_total{source_workload="deployment/cart"} 2`),
+			check:   "first-hop", level: Failed, want: "8 of 10 calls came from none of the own node's pods",
+		},
+		"no traffic": {checker: metrics(""), check: "first-hop", level: Note, want: "no calls yet"},
+		"foreign CRD": {
+			objects: `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: trafficsplits.split.smi-spec.io}, spec: {versions: [{name: v1alpha2, served: true}]}}`,
+			check:   "crds", level: Note, want: "trafficsplits.split.smi-spec.io is somebody else's and serves v1alpha2",
+		},
+		"problem": {
+			status: func(s *status.Status) {
+				s.Leader.ProblemCount = 2
+				s.Leader.Problems = []status.Problem{{Kind: "TrafficTarget", Namespace: "shop", Name: "tt", Reason: "NotEnforced", Message: "m"}}
+			},
+			check: "problems", level: Failed, want: "TrafficTarget shop/tt: NotEnforced: m",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			c, s := newChecker(t, running, room, tt.objects)
+			st := healthy()
+			if tt.status != nil {
+				tt.status(&st)
+			}
+			if tt.checker != nil {
+				tt.checker(c)
+			}
+			putStatus(t, s, st)
+			r := c.Installed(t.Context(), install.Settings{"zones": "mesh", "cluster-domain": "cluster.local", "dns-mode": "manage"})
+			said := false
+			for _, f := range r.Findings {
+				if f.Level == OK {
+					continue
+				}
+				if f.Check != tt.check {
+					t.Errorf("besides: %+v", f)
+				}
+				said = said || f.Level == tt.level && strings.Contains(f.Message+f.Next, tt.want)
+				if f.Level == Failed && f.Next == "" {
+					t.Errorf("it doesn't say what to do: %+v", f)
+				}
+			}
+			if !said {
+				t.Errorf("no finding %s %q in %+v", tt.level, tt.want, r.Findings)
+			}
+		})
+	}
+}
+
+func TestPre(t *testing.T) {
+	rendered, err := install.Render(install.Release{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, err := rendered.Settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, s := newChecker(t, room)
+	if r := c.Pre(t.Context(), rendered, settings); r.Failed() != 0 {
+		t.Errorf("%+v", r)
+	}
+	if w := s.Writes(); len(w) > 0 {
+		t.Errorf("it wrote %v", w)
+	}
+
+	c, s = newChecker(t, room, `{apiVersion: v1, kind: Namespace, metadata: {name: mesh}}`)
+	s.Version = "v1.28.0"
+	s.Refuse = func(verb, resource, _, _ string) *apierrors.StatusError {
+		if resource == "servicecidrs" {
+			return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", fmt.Errorf("no"))
+		}
+		return nil
+	}
+	r := c.Pre(t.Context(), rendered, settings)
+	for _, want := range []string{"too old", "namespace mesh exists"} {
+		if !strings.Contains(fmt.Sprint(r), want) {
+			t.Errorf("no %q in %+v", want, r)
+		}
+	}
+	if r.Failed() != 2 {
+		t.Errorf("%d failed: %+v", r.Failed(), r)
+	}
+}
+
+// The rules of NetworkPolicies, as far as they concern the proxies.
+func TestNetworkPolicies(t *testing.T) {
+	const fromMesh = `{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: tulle-system}}}]}`
+	tests := map[string]struct {
+		spec            string
+		ingress, egress bool
+	}{
+		"none for this pod":      {`{podSelector: {matchLabels: {app: other}}, policyTypes: [Ingress], ingress: []}`, true, true},
+		"deny in":                {`{podSelector: {}, policyTypes: [Ingress]}`, false, true},
+		"deny all":               {`{podSelector: {}, policyTypes: [Ingress, Egress]}`, false, false},
+		"from everybody":         {`{podSelector: {}, policyTypes: [Ingress], ingress: [{}]}`, true, true},
+		"from the mesh":          {`{podSelector: {}, policyTypes: [Ingress], ingress: [` + fromMesh + `]}`, true, true},
+		"from the own namespace": {`{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {}}]}]}`, false, true},
+		"from proxies":           {`{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app.kubernetes.io/component: proxy}}}]}]}`, true, true},
+		"from other pods":        {`{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: x}}}]}]}`, false, true},
+		"from the pods' range":   {`{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}`, true, true},
+		"but the proxies":        {`{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]}`, false, true},
+		"from elsewhere":         {`{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 192.168.0.0/16}}]}]}`, false, true},
+		"to DNS only":            {`{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]}]}`, true, false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var policy networkingv1.NetworkPolicy
+			decode(t, `{metadata: {name: p, namespace: shop}, spec: `+tt.spec+`}`, &policy)
+			var mesh corev1.Namespace
+			decode(t, `{metadata: {name: tulle-system, labels: {kubernetes.io/metadata.name: tulle-system}}}`, &mesh)
+			var proxy, pod corev1.Pod
+			decode(t, `{metadata: {name: p-1, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: proxy}}, status: {podIPs: [{ip: 10.1.0.5}, {ip: "fd00::5"}]}}`, &proxy)
+			decode(t, `{metadata: {name: web, namespace: shop, labels: {app: web}}}`, &pod)
+			j := newJudge("tulle-system", []networkingv1.NetworkPolicy{policy}, []corev1.Pod{proxy, pod}, []corev1.Namespace{mesh})
+			ingress, egress := j.admits(&pod)
+			if ingress != tt.ingress || egress != tt.egress {
+				t.Errorf("ingress %v, egress %v; want %v, %v", ingress, egress, tt.ingress, tt.egress)
+			}
+		})
+	}
+}
+
+func TestCallers(t *testing.T) {
+	known, strangers, err := callers([]byte(`# TYPE tulle_proxy_requests_total counter
+tulle_proxy_requests_total{source_workload="unknown"} 1
+tulle_proxy_requests_total{source_workload="deployment/a",code="2xx"} 2
+# TYPE tulle_proxy_tcp_connections_total counter
+tulle_proxy_tcp_connections_total{source_workload="deployment/a"} 3
+# TYPE tulle_proxy_udp_flows_total counter
+tulle_proxy_udp_flows_total{source_workload="unknown"} 4
+`))
+	if diff := cmp.Diff([]any{5.0, 5.0, error(nil)}, []any{known, strangers, err}); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func decode(t *testing.T, text string, into any) {
+	t.Helper()
+	data, err := json.Marshal(fakeapi.Parse(text)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		t.Fatal(err)
+	}
+}
