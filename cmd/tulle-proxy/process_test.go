@@ -109,7 +109,7 @@ func (p *proxyProcess) waitReady() time.Duration {
 }
 
 func (p *proxyProcess) readiness() int {
-	code, _, _ := get("http://" + p.health + "/readyz") //nolint:errcheck // it may not listen yet
+	code, _, _ := get("http://" + p.health + "/readyz") // 0 if it does not listen yet
 	return code
 }
 

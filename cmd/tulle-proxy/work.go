@@ -213,7 +213,7 @@ func serveHTTP(ctx context.Context, address string, h http.Handler) error {
 		return fmt.Errorf("serve HTTP: %w", err)
 	}
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
-	defer context.AfterFunc(ctx, func() { server.Close() })() //nolint:errcheck // see below
+	defer context.AfterFunc(ctx, func() { server.Close() })()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve HTTP on %s: %w", address, err)
 	}

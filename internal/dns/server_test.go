@@ -79,10 +79,6 @@ func exampleView(mesh *configv1.Mesh) *fakeView {
 	return v
 }
 
-func itoa(i int) string {
-	return string([]byte{'1', byte('0' + i/100), byte('0' + i/10%10), byte('0' + i%10)})[1:]
-}
-
 // serve runs a server on loopback and returns where; it must stop at the end of the test without an error.
 func serve(t *testing.T, c Config) string {
 	t.Helper()

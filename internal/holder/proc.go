@@ -36,7 +36,7 @@ func threads(pid int) (map[int]thread, error) {
 			continue
 		}
 		// A kernel without this file leaves the state to judge by.
-		sched, _ := os.ReadFile(filepath.Join(dir, e.Name(), "schedstat")) //nolint:errcheck // see above
+		sched, _ := os.ReadFile(filepath.Join(dir, e.Name(), "schedstat"))
 		all[id] = parseThread(stat, sched)
 	}
 	return all, nil
@@ -55,6 +55,6 @@ func parseThread(stat, sched []byte) thread {
 }
 
 func nanoseconds(b []byte) time.Duration {
-	n, _ := strconv.ParseInt(string(b), 10, 64) //nolint:errcheck // 0 then
+	n, _ := strconv.ParseInt(string(b), 10, 64) // 0 if it is none
 	return time.Duration(n)
 }

@@ -59,7 +59,7 @@ func reap(pid int) (end syscall.WaitStatus, ok bool) {
 		var status syscall.WaitStatus
 		got, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
 		switch {
-		case err == syscall.EINTR: //nolint:errorlint // a bare errno
+		case err == syscall.EINTR:
 			continue
 		case err != nil || got <= 0:
 			return end, ok

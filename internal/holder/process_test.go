@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 }
 
 func testHolder() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:usetesting // a process of its own
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -61,7 +62,7 @@ func testWorker() error {
 	if os.Args[2] == "crash" {
 		return errors.New("crashing as told")
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:usetesting // a process of its own
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	t := &tested{Worker: w, listeners: map[string]io.Closer{}}
 	beaten := make(chan error, 1)
@@ -103,7 +104,7 @@ type tested struct {
 func (t *tested) serve(arg string) error {
 	network, address, _ := strings.Cut(arg, "/")
 	if network == "udp" {
-		c, err := t.ListenPacket(context.Background(), address) //nolint:usetesting // a process of its own
+		c, err := t.ListenPacket(context.Background(), address)
 		if err != nil {
 			return err
 		}
@@ -111,7 +112,7 @@ func (t *tested) serve(arg string) error {
 		go echo(c)
 		return nil
 	}
-	l, err := t.Listen(context.Background(), address) //nolint:usetesting // a process of its own
+	l, err := t.Listen(context.Background(), address)
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,8 @@ func (t *tested) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/spin":
 		t.mu.Lock()
 		go func() {
-			for { //nolint:revive // burning CPU is the point
+			for n := 0; ; n++ { // it never lets go
+				runtime.KeepAlive(n)
 			}
 		}()
 	case "/panic":
@@ -195,8 +197,8 @@ func run(t *testing.T, env []string, args ...string) *running {
 		r.ended <- cmd.Wait()
 	}()
 	t.Cleanup(func() {
-		cmd.Process.Kill()  //nolint:errcheck // it may have ended
-		for range r.lines { //nolint:revive // until it is closed
+		cmd.Process.Kill() //nolint:errcheck // it may have ended
+		for range r.lines {
 		}
 	})
 	return r

@@ -121,7 +121,7 @@ func rights(oob []byte) ([]int, error) {
 
 func closeAll(fds []int) {
 	for _, fd := range fds {
-		syscall.Close(fd) //nolint:errcheck // nothing to do about it
+		syscall.Close(fd)
 	}
 }
 
