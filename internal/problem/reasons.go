@@ -76,6 +76,24 @@ const (
 	InternalError Reason = "InternalError"
 )
 
+// Reasons of the cluster's own DNS: package kube.
+const (
+	// DNSRefused is a configuration of the cluster's DNS that the mesh's zones cannot be put into.
+	DNSRefused Reason = "DNSRefused"
+	// DNSUnsupported is a cluster whose DNS takes no stub domains, or is not recognised.
+	DNSUnsupported Reason = "DNSUnsupported"
+	// DNSFighting is a configuration that somebody takes the mesh's zones out of again and again.
+	DNSFighting Reason = "DNSFighting"
+	// DNSUndone is a configuration that the mesh's zones were taken out of again because pods did not take them.
+	DNSUndone Reason = "DNSUndone"
+	// DNSNotServed is a configuration with the mesh's zones that not every pod of the cluster's DNS serves.
+	DNSNotServed Reason = "DNSNotServed"
+	// DNSNeedsRestart is a CoreDNS that does not reload its configuration.
+	DNSNeedsRestart Reason = "DNSNeedsRestart"
+	// DNSToPaste is a configuration that the user is to put the mesh's zones into, because dns.mode is print.
+	DNSToPaste Reason = "DNSToPaste"
+)
+
 // Reasons of standalone mode's files: package files.
 const (
 	// UnreadableFile is a file, or a document of one, that cannot be read or is not YAML.
