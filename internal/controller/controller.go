@@ -61,7 +61,8 @@ type Writer interface {
 
 // Reporter makes Events of problems that are new. It is called on the leader only.
 type Reporter interface {
-	Report(ctx context.Context, problems []problem.Problem) error
+	// more says that there was not time for all: call it again.
+	Report(ctx context.Context, problems []problem.Problem) (more bool, err error)
 }
 
 // Recorder writes the mesh's state down for `tulle check`.

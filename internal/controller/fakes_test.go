@@ -220,11 +220,11 @@ type manyErrors []error
 func (e manyErrors) Error() string   { return fmt.Sprint([]error(e)) }
 func (e manyErrors) Unwrap() []error { return e }
 
-func (w *world) Report(_ context.Context, problems []problem.Problem) error {
+func (w *world) Report(_ context.Context, problems []problem.Problem) (bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.reported = problems
-	return nil
+	return false, nil
 }
 
 func (w *world) RecordLeader(_ context.Context, l status.Leader) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
-// tell makes Events of new problems and writes the mesh's state down, on the leader.
+// tell writes the mesh's state down and makes Events of new problems, on the leader.
 func (c *Controller) tell(ctx context.Context) {
 	var last status.Leader
 	for c.paced(ctx, c.toTell, c.RecordEvery/2) {
@@ -22,25 +22,29 @@ func (c *Controller) tell(ctx context.Context) {
 		dns, wrong := c.dns()
 		problems := c.allProblems(r, wrong)
 		c.Metrics.problems(problems)
-		if err := c.Reporter.Report(ctx, problems); err != nil && ctx.Err() == nil {
-			c.Log.Warn("problems not reported", "err", err)
-			c.tryAgain(ctx, c.toTell)
-		}
-		doc := c.leaderStatus(r, dns, problems)
-		if reflect.DeepEqual(doc, last) {
-			continue
-		}
-		written := doc
-		written.Updated = time.Now().UTC()
-		if err := c.Recorder.RecordLeader(ctx, written); err != nil {
-			if ctx.Err() == nil {
-				c.Log.Warn("state not written down", "err", err)
-				c.tryAgain(ctx, c.toTell)
+		if doc := c.leaderStatus(r, dns, problems); !reflect.DeepEqual(doc, last) {
+			written := doc
+			written.Updated = time.Now().UTC()
+			if c.done(ctx, "state not written down", c.toTell, c.Recorder.RecordLeader(ctx, written)) {
+				last = doc
 			}
-			continue
 		}
-		last = doc
+		more, err := c.Reporter.Report(ctx, problems)
+		if c.done(ctx, "problems not reported", c.toTell, err) && more {
+			signal(c.toTell)
+		}
 	}
+}
+
+// done logs an error and sees to it that there is another try; false if there was one.
+func (c *Controller) done(ctx context.Context, what string, again chan struct{}, err error) bool {
+	if err != nil && ctx.Err() == nil {
+		c.Log.Warn(what, "err", err) //nolint:sloglint // one of two constants
+		if wait(ctx, c.RecordEvery) {
+			signal(again)
+		}
+	}
+	return err == nil
 }
 
 // noteReplica writes down which proxies are connected to this replica.
@@ -61,14 +65,9 @@ func (c *Controller) noteReplica(ctx context.Context) {
 		}
 		written := doc
 		written.Updated = time.Now().UTC()
-		if err := c.Recorder.RecordReplica(ctx, written); err != nil {
-			if ctx.Err() == nil {
-				c.Log.Warn("state not written down", "err", err)
-				c.tryAgain(ctx, c.toNote)
-			}
-			continue
+		if c.done(ctx, "state not written down", c.toNote, c.Recorder.RecordReplica(ctx, written)) {
+			last = doc
 		}
-		last = doc
 	}
 }
 
@@ -80,13 +79,6 @@ func (c *Controller) paced(ctx context.Context, signals <-chan struct{}, pace ti
 	case <-signals:
 	}
 	return wait(ctx, pace)
-}
-
-// tryAgain signals once more; the pace keeps it from being a busy loop.
-func (c *Controller) tryAgain(ctx context.Context, signals chan struct{}) {
-	if wait(ctx, c.RecordEvery) {
-		signal(signals)
-	}
 }
 
 func wait(ctx context.Context, d time.Duration) bool {
@@ -119,6 +111,11 @@ func (c *Controller) dns() (*status.DNS, []problem.Problem) {
 
 func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.Problem) status.Leader {
 	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r)}
+	doc.Controllers = append(doc.Controllers, c.Pod)
+	for _, other := range r.snapshot.Replicas {
+		doc.Controllers = append(doc.Controllers, other.Pod)
+	}
+	slices.Sort(doc.Controllers)
 	for _, p := range problems {
 		doc.Problems = append(doc.Problems, status.FromProblem(p))
 	}

@@ -15,8 +15,8 @@ func isOurs(p *corev1.Pod, what string) bool {
 	return p.Labels["app.kubernetes.io/name"] == "tulle" && p.Labels[component] == what
 }
 
-// ended says whether a pod has stopped for good.
-func ended(p *corev1.Pod) bool {
+// podEnded says whether a pod has stopped for good.
+func podEnded(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
@@ -24,7 +24,7 @@ func ended(p *corev1.Pod) bool {
 func (s *Source) proxies() []shadow.Proxy {
 	var out []shadow.Proxy
 	for _, p := range s.pods.mesh.all() {
-		if !isOurs(p, "proxy") || ended(p) {
+		if !isOurs(p, "proxy") || podEnded(p) {
 			continue
 		}
 		out = append(out, shadow.Proxy{

@@ -97,5 +97,5 @@ func (s *Source) replicas() []status.Replica {
 
 func (s *Source) exists(pod string) bool {
 	p, ok := s.pods.mesh.get(s.config.Namespace, pod)
-	return ok && !ended(p)
+	return ok && !podEnded(p)
 }

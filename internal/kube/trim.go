@@ -16,8 +16,8 @@ import (
 // The functions below keep of each object what the topology and the plans read: of 20,000 pods the rest would be most
 // of the controller's memory, and a change of it would be a round for nothing.
 
-// meta keeps what names an object.
-func meta(o metav1.ObjectMeta) metav1.ObjectMeta {
+// metaOf keeps what names an object.
+func metaOf(o metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, UID: o.UID, CreationTimestamp: o.CreationTimestamp, DeletionTimestamp: o.DeletionTimestamp}
 }
 
@@ -43,7 +43,7 @@ func keepService(obj any) (*corev1.Service, bool) {
 	if !ok {
 		return nil, false
 	}
-	out := &corev1.Service{ObjectMeta: meta(s.ObjectMeta)}
+	out := &corev1.Service{ObjectMeta: metaOf(s.ObjectMeta)}
 	out.Annotations = only(s.Annotations, "tulle.dev/", "mesh.traefik.io/")
 	out.Spec.Type, out.Spec.ClusterIP, out.Spec.ClusterIPs, out.Spec.Ports = s.Spec.Type, s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.Ports
 	return out, true
@@ -65,7 +65,7 @@ func keepSlice(obj any) (*discoveryv1.EndpointSlice, bool) {
 	if !ok {
 		return nil, false
 	}
-	out := &discoveryv1.EndpointSlice{ObjectMeta: meta(s.ObjectMeta), AddressType: s.AddressType, Ports: s.Ports, Endpoints: s.Endpoints}
+	out := &discoveryv1.EndpointSlice{ObjectMeta: metaOf(s.ObjectMeta), AddressType: s.AddressType, Ports: s.Ports, Endpoints: s.Endpoints}
 	out.Labels = only(s.Labels, discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy)
 	for i := range out.Endpoints {
 		e := &out.Endpoints[i]
@@ -106,7 +106,7 @@ func keepPod(obj any) (*corev1.Pod, bool) {
 	if !ok {
 		return nil, false
 	}
-	out := &corev1.Pod{ObjectMeta: meta(p.ObjectMeta)}
+	out := &corev1.Pod{ObjectMeta: metaOf(p.ObjectMeta)}
 	out.Labels = only(p.Labels, "pod-template-hash")
 	if owner := metav1.GetControllerOfNoCopy(p); owner != nil {
 		out.OwnerReferences = []metav1.OwnerReference{{Kind: owner.Kind, Name: owner.Name, Controller: owner.Controller}}
@@ -140,7 +140,7 @@ func keepNode(obj any) (*corev1.Node, bool) {
 	if !ok {
 		return nil, false
 	}
-	out := &corev1.Node{ObjectMeta: meta(n.ObjectMeta)}
+	out := &corev1.Node{ObjectMeta: metaOf(n.ObjectMeta)}
 	out.Labels = only(n.Labels, corev1.LabelTopologyZone)
 	out.Spec.PodCIDR, out.Spec.PodCIDRs = n.Spec.PodCIDR, n.Spec.PodCIDRs
 	out.Status.Addresses = n.Status.Addresses
@@ -152,7 +152,7 @@ func keepNamespace(obj any) (*corev1.Namespace, bool) {
 	if !ok {
 		return nil, false
 	}
-	return &corev1.Namespace{ObjectMeta: meta(n.ObjectMeta)}, true
+	return &corev1.Namespace{ObjectMeta: metaOf(n.ObjectMeta)}, true
 }
 
 func keepServiceAccount(obj any) (*corev1.ServiceAccount, bool) {
@@ -160,7 +160,7 @@ func keepServiceAccount(obj any) (*corev1.ServiceAccount, bool) {
 	if !ok {
 		return nil, false
 	}
-	return &corev1.ServiceAccount{ObjectMeta: meta(s.ObjectMeta)}, true
+	return &corev1.ServiceAccount{ObjectMeta: metaOf(s.ObjectMeta)}, true
 }
 
 func keepServiceCIDR(obj any) (*networkingv1.ServiceCIDR, bool) {
@@ -168,7 +168,7 @@ func keepServiceCIDR(obj any) (*networkingv1.ServiceCIDR, bool) {
 	if !ok {
 		return nil, false
 	}
-	return &networkingv1.ServiceCIDR{ObjectMeta: meta(c.ObjectMeta), Spec: c.Spec}, true
+	return &networkingv1.ServiceCIDR{ObjectMeta: metaOf(c.ObjectMeta), Spec: c.Spec}, true
 }
 
 // equal compares what is kept. None of it has a resource version, but for the mesh's own Services and slices.

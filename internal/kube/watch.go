@@ -14,8 +14,8 @@ import (
 // failures is after how many failures in a row (about 5 s) a kind counts as unreadable.
 const failures = 3
 
-// resource is a kind that a client can list and watch: a typed client's or a dynamic one's.
-type resource[L runtime.Object] interface {
+// listable is a kind that a client can list and watch: a typed client's or a dynamic one's.
+type listable[L runtime.Object] interface {
 	List(ctx context.Context, opts metav1.ListOptions) (L, error)
 	Watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error)
 }
@@ -39,7 +39,7 @@ type watcher struct {
 }
 
 // newWatcher makes a watcher of the objects that the field selector names; "" = all.
-func newWatcher[L runtime.Object](name string, client any, r resource[L], selector string, expected any, store cache.ReflectorStore) *watcher {
+func newWatcher[L runtime.Object](name string, client any, r listable[L], selector string, expected any, store cache.ReflectorStore) *watcher {
 	w := &watcher{name: name, expected: expected, store: store}
 	w.lw = cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {

@@ -41,6 +41,8 @@ type Leader struct {
 	Pod     string    `json:"pod"`
 	Version string    `json:"version"` // of the build
 	Updated time.Time `json:"updated"`
+	// Controllers are the pods of all replicas that exist and wrote a document, by name.
+	Controllers []string `json:"controllers,omitempty"`
 	// ConfigVersion is a hash over all config that proxies share. Replicas that saw the same objects have the same.
 	ConfigVersion string    `json:"configVersion"`
 	Addresses     Addresses `json:"addresses"`
