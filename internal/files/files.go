@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -38,7 +39,7 @@ func Open(dir string) (*Source, error) {
 	return s, nil
 }
 
-// Changed is signalled after files changed; latest wins.
+// Changed is signalled after the objects changed; latest wins.
 func (s *Source) Changed() <-chan struct{} { return s.changed }
 
 // Snapshot returns what the files said when they were last read.
@@ -48,6 +49,9 @@ func (s *Source) read() error {
 	r, err := readDir(s.dir)
 	if err != nil {
 		return err
+	}
+	if old := s.snapshot.Load(); old != nil && reflect.DeepEqual(old.Resources, r) {
+		return nil
 	}
 	s.snapshot.Store(&controller.Snapshot{Resources: r})
 	select {

@@ -38,6 +38,11 @@ apiVersion: v1
 kind: Pod
 metadata: {name: other, namespace: shop, labels: {app: other}}
 status: {podIP: 127.1.0.3}
+---
+apiVersion: split.smi-spec.io/v1alpha4
+kind: TrafficSplit
+metadata: {name: web, namespace: shop}
+spec: {service: web, backends: [{service: web, weight: 1}]}
 `
 
 func folder(t *testing.T, files map[string]string) string {
@@ -115,7 +120,7 @@ func TestBadFiles(t *testing.T) {
 	want := []string{
 		"ConfigMap c UnknownKind", "File bad.yaml#1 UnreadableFile", "File bad.yaml#3 UnreadableFile", "File bad.yaml#4 InvalidObject",
 		"Pod other DuplicateObject", "Pod web-0 DuplicateObject", "Pod web-1 DuplicateObject",
-		"Service s InvalidObject", "Service u InvalidObject", "Service web DuplicateObject", "TrafficSplit w InvalidWeight",
+		"Service s InvalidObject", "Service u InvalidObject", "Service web DuplicateObject", "TrafficSplit w InvalidWeight", "TrafficSplit web DuplicateObject",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("problems (-want +got):\n%s", d)
