@@ -17,6 +17,9 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
 			s := fakeapi.New(t)
+			for _, o := range fakeapi.Parse(fakeapi.CoreDNS) {
+				s.Put(o)
+			}
 			file := e.WorkDir + "/kubeconfig"
 			e.Setenv("KUBECONFIG", file)
 			e.Setenv("SERVER", s.URL)

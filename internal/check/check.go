@@ -3,12 +3,14 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/install"
+	"github.com/tulle-mesh/tulle/internal/kube"
 )
 
 // Level says how bad a Finding is.
@@ -49,8 +51,6 @@ func (r Report) Failed() int {
 type Checker struct {
 	Cluster   *install.Cluster
 	Namespace string
-	// DNS looks at the cluster's DNS with the settings of the mesh; nil = it is not looked at.
-	DNS func(ctx context.Context, s install.Settings) []Finding
 }
 
 // check is one thing to look at. An error stands for a failed finding.
@@ -65,8 +65,7 @@ func (c *Checker) Pre(ctx context.Context, r install.Rendered, s install.Setting
 		{"kubernetes", c.kubernetes},
 		{"permissions", func(ctx context.Context) ([]Finding, error) { return c.permissions(ctx, r) }},
 		{"namespace", c.namespace},
-		{"zones", func(ctx context.Context) ([]Finding, error) { return c.zones(ctx, s) }},
-		{"dns", func(ctx context.Context) ([]Finding, error) { return c.dnsKind(ctx, s), nil }},
+		{"dns", func(ctx context.Context) ([]Finding, error) { return c.dnsFits(ctx, s) }},
 		{"crds", c.crds},
 		{"addresses", c.room},
 		{"network-policies", c.networkPolicies},
@@ -117,12 +116,21 @@ func failure(err error) Finding {
 	return Finding{Level: Failed, Message: message, Next: explained.Next}
 }
 
-// dnsKind looks at the cluster's DNS unless the mesh leaves it alone.
-func (c *Checker) dnsKind(ctx context.Context, s install.Settings) []Finding {
-	if c.DNS == nil || s["dns-mode"] == "off" {
-		return nil
+// dnsFits says whether the zones can be put into the cluster's DNS, and whether somebody else answers for them.
+func (c *Checker) dnsFits(ctx context.Context, s install.Settings) ([]Finding, error) {
+	if s["dns-mode"] == "off" {
+		return c.zones(ctx, s)
 	}
-	return c.DNS(ctx, s)
+	levels := map[kube.DNSLevel]Level{kube.DNSFine: OK, kube.DNSWarn: Note}
+	var out []Finding
+	for _, f := range install.DNSAccess(c.Cluster, c.Namespace, s).Preflight(ctx, s.List("zones"), s["cluster-domain"]) {
+		finding := Finding{Level: cmp.Or(levels[f.Level], Failed), Message: f.Message}
+		if finding.Level == Failed {
+			finding.Next = "docs/dns.md says what each kind of DNS needs; dns.mode=off leaves it alone"
+		}
+		out = append(out, finding)
+	}
+	return out, nil
 }
 
 // some names the first few of many.

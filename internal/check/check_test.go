@@ -250,7 +250,7 @@ func TestPre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, s := newChecker(t, room)
+	c, s := newChecker(t, room, fakeapi.CoreDNS)
 	if r := c.Pre(t.Context(), rendered, settings); r.Failed() != 0 {
 		t.Errorf("%+v", r)
 	}
@@ -258,7 +258,7 @@ func TestPre(t *testing.T) {
 		t.Errorf("it wrote %v", w)
 	}
 
-	c, s = newChecker(t, room, `{apiVersion: v1, kind: Namespace, metadata: {name: mesh}}`)
+	c, s = newChecker(t, room, fakeapi.CoreDNS, `{apiVersion: v1, kind: Namespace, metadata: {name: mesh}}`)
 	s.Version = "v1.28.0"
 	s.Refuse = func(verb, resource, _, _ string) *apierrors.StatusError {
 		if resource == "servicecidrs" {
@@ -267,7 +267,7 @@ func TestPre(t *testing.T) {
 		return nil
 	}
 	r := c.Pre(t.Context(), rendered, settings)
-	for _, want := range []string{"too old", "namespace mesh exists"} {
+	for _, want := range []string{"too old", "mesh.svc"} {
 		if !strings.Contains(fmt.Sprint(r), want) {
 			t.Errorf("no %q in %+v", want, r)
 		}

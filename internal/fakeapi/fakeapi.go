@@ -180,7 +180,7 @@ func (s *Server) list(q request) any {
 	for _, k := range slices.SortedFunc(maps.Keys(s.objects), func(a, b key) int { return strings.Compare(a.namespace+"/"+a.name, b.namespace+"/"+b.name) }) {
 		o := s.objects[k]
 		if k.group == q.group && k.resource == q.resource && (q.namespace == "" || k.namespace == q.namespace) &&
-			(q.source == "" || nested(o, "source", "component") == q.source) && selector.Matches(labels.Set(stringMap(o, "labels"))) {
+			q.selects(o) && selector.Matches(labels.Set(stringMap(o, "labels"))) {
 			items = append(items, o)
 		}
 	}

@@ -15,7 +15,7 @@ type request struct {
 	key
 	verb     string // as RBAC names it; apply and review besides
 	selector string
-	source   string // of Events
+	fields   string // a field selector: metadata.name or an Event's source
 	body     Object
 }
 
@@ -53,7 +53,7 @@ var kinds = []struct {
 // parse reads /api/v1/namespaces/NS/pods/NAME and its relatives.
 func parse(r *http.Request) (request, bool) {
 	q := request{selector: r.URL.Query().Get("labelSelector")}
-	q.source, _ = strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "source=")
+	q.fields = r.URL.Query().Get("fieldSelector")
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	switch {
 	case len(parts) > 2 && parts[0] == "api":
@@ -119,6 +119,20 @@ func keyOf(o Object) key {
 		panic("fakeapi doesn't know the kind " + nested(o, "kind"))
 	}
 	return k
+}
+
+// selects is true if the field selector fits; one that the server doesn't know fits nothing.
+func (q request) selects(o Object) bool {
+	field, value, _ := strings.Cut(q.fields, "=")
+	switch field {
+	case "":
+		return true
+	case "metadata.name":
+		return nested(o, "metadata", "name") == value
+	case "source":
+		return nested(o, "source", "component") == value
+	}
+	return false
 }
 
 func listKind(k key) (kind, version string) {
@@ -194,3 +208,37 @@ func resources(version string) metav1.APIResourceList {
 	}
 	return list
 }
+
+// CoreDNS is the DNS of a usual cluster, for Parse.
+const CoreDNS = `
+{apiVersion: v1, kind: Service, metadata: {name: kube-dns, namespace: kube-system, labels: {k8s-app: kube-dns}}, spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], selector: {k8s-app: kube-dns}, ports: [{name: dns, port: 53, protocol: UDP}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: coredns, namespace: kube-system}
+spec:
+  replicas: 2
+  selector: {matchLabels: {k8s-app: kube-dns}}
+  template:
+    metadata: {labels: {k8s-app: kube-dns}}
+    spec:
+      containers:
+        - {name: coredns, image: "registry.k8s.io/coredns/coredns:v1.12.1", args: [-conf, /etc/coredns/Corefile], volumeMounts: [{name: config, mountPath: /etc/coredns}]}
+      volumes:
+        - {name: config, configMap: {name: coredns}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: coredns, namespace: kube-system}
+data:
+  Corefile: |
+    .:53 {
+        errors
+        kubernetes cluster.local in-addr.arpa ip6.arpa
+        forward . /etc/resolv.conf
+        cache 30
+        reload
+    }
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1}}
+`

@@ -15,24 +15,94 @@ import (
 	"k8s.io/client-go/transport/spdy"
 )
 
-// PodGet asks a port of a pod for a path by HTTP, through the API server and the pod's kubelet: from inside the pod, so
-// that loopback works and NetworkPolicies don't matter.
-func (c *Cluster) PodGet(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) {
-	if c.Ask != nil {
-		return c.Ask(ctx, namespace, pod, port, path)
-	}
+// PodDial opens a TCP connection to a port of a pod, through the API server and the pod's kubelet: from inside the pod, so
+// that loopback works and NetworkPolicies don't matter. It is closed when ctx ends.
+func (c *Cluster) PodDial(ctx context.Context, namespace, pod string, port int) (io.ReadWriteCloser, error) {
 	conn, err := c.forward(namespace, pod)
 	if err != nil {
 		return nil, fmt.Errorf("forward a port of pod %s/%s: %w", namespace, pod, err)
 	}
+	s := &podStream{conn: conn}
+	s.stop = context.AfterFunc(ctx, func() { conn.Close() }) //nolint:errcheck // it only ends reads
+	if err := s.open(port); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("forward port %d of pod %s/%s: %w", port, namespace, pod, err)
+	}
+	return s, nil
+}
+
+// PodGet asks a port of a pod for a path by HTTP, over PodDial.
+func (c *Cluster) PodGet(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) {
+	if c.Ask != nil {
+		return c.Ask(ctx, namespace, pod, port, path)
+	}
+	conn, err := c.PodDial(ctx, namespace, pod, port)
+	if err != nil {
+		return nil, err
+	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() }) //nolint:errcheck // it only ends the reads below
-	defer stop()
 	body, err := getOver(conn, port, path)
 	if err != nil {
 		return nil, fmt.Errorf("ask pod %s/%s for :%d%s: %w", namespace, pod, port, path, errors.Join(ctx.Err(), err))
 	}
 	return body, nil
+}
+
+func getOver(conn io.ReadWriter, port int, path string) ([]byte, error) {
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost:%d\r\nConnection: close\r\n\r\n", path, port); err != nil {
+		return nil, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("status %s", resp.Status)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+}
+
+// podStream is one connection to a pod's port over a port-forwarding connection of its own.
+type podStream struct {
+	conn          httpstream.Connection
+	data, failure httpstream.Stream
+	stop          func() bool
+}
+
+func (s *podStream) open(port int) error {
+	header := http.Header{}
+	header.Set(corev1.PortHeader, strconv.Itoa(port))
+	header.Set(corev1.PortForwardRequestIDHeader, "0")
+	header.Set(corev1.StreamType, corev1.StreamTypeError)
+	var err error
+	if s.failure, err = s.conn.CreateStream(header); err != nil {
+		return err
+	}
+	if err := s.failure.Close(); err != nil { // nothing is written to it
+		return err
+	}
+	header.Set(corev1.StreamType, corev1.StreamTypeData)
+	s.data, err = s.conn.CreateStream(header)
+	return err
+}
+
+func (s *podStream) Read(p []byte) (int, error) {
+	n, err := s.data.Read(p)
+	if n == 0 && err != nil {
+		// The kubelet says on the other stream why it can't connect.
+		if why, _ := io.ReadAll(io.LimitReader(s.failure, 1<<10)); len(why) > 0 {
+			return 0, errors.New(string(why))
+		}
+	}
+	return n, err
+}
+
+func (s *podStream) Write(p []byte) (int, error) { return s.data.Write(p) }
+
+func (s *podStream) Close() error {
+	s.stop()
+	return s.conn.Close()
 }
 
 func (c *Cluster) forward(namespace, pod string) (httpstream.Connection, error) {
@@ -50,40 +120,4 @@ func (c *Cluster) forward(namespace, pod string) (httpstream.Connection, error) 
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	}).Dial(portforward.PortForwardProtocolV1Name)
 	return conn, err
-}
-
-// getOver makes one request over a new stream of a port-forwarding connection.
-func getOver(conn httpstream.Connection, port int, path string) ([]byte, error) {
-	header := http.Header{}
-	header.Set(corev1.PortHeader, strconv.Itoa(port))
-	header.Set(corev1.PortForwardRequestIDHeader, "0")
-	header.Set(corev1.StreamType, corev1.StreamTypeError)
-	failure, err := conn.CreateStream(header)
-	if err != nil {
-		return nil, err
-	}
-	if err := failure.Close(); err != nil { // nothing is written to it
-		return nil, err
-	}
-	header.Set(corev1.StreamType, corev1.StreamTypeData)
-	stream, err := conn.CreateStream(header)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := fmt.Fprintf(stream, "GET %s HTTP/1.1\r\nHost: localhost:%d\r\nConnection: close\r\n\r\n", path, port); err != nil {
-		return nil, err
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(stream), nil)
-	if err != nil {
-		// The kubelet says on the other stream why it can't connect.
-		if why, _ := io.ReadAll(io.LimitReader(failure, 1<<10)); len(why) > 0 {
-			return nil, errors.New(string(why))
-		}
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %s", resp.Status)
-	}
-	return io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 }

@@ -17,7 +17,8 @@ type UninstallOptions struct {
 	Force  bool          // also while clients use mesh names
 	CRDs   bool          // remove the SMI CRDs that tulle installed, and with them all SMI objects
 	Window time.Duration // for how long it looks whether clients use mesh names; default 10 s
-	// RestoreDNS takes the mesh's block out of the cluster's DNS and returns when no pod of it uses it any more.
+	// RestoreDNS takes the mesh's block out of the cluster's DNS and returns when no pod of it uses it any more; nil =
+	// by the settings of the installed mesh.
 	RestoreDNS func(context.Context) error
 }
 
@@ -35,6 +36,11 @@ func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 	if len(found) == 0 && (ns == nil || ns.Annotations[createdAnnotation] == "") && !o.CRDs {
 		i.say("the mesh is not installed in namespace %s: nothing to remove", i.Namespace)
 		return nil
+	}
+	if o.RestoreDNS == nil {
+		if o.RestoreDNS, err = i.restoreDNS(ctx); err != nil {
+			return err
+		}
 	}
 	if !o.Force {
 		if err := i.refuseInUse(ctx, cmp.Or(o.Window, 10*time.Second)); err != nil {

@@ -1,0 +1,47 @@
+package install
+
+import (
+	"context"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/corefile"
+	"github.com/tulle-mesh/tulle/internal/kube"
+)
+
+// DNSAccess is access to the cluster's DNS as the settings allow it.
+func DNSAccess(c *Cluster, namespace string, s Settings) kube.DNSAccess {
+	a := kube.DNSAccess{Client: c.Kube, Dynamic: c.Dynamic, Namespace: namespace}
+	for _, text := range s.List("dns-config-maps") {
+		place, key, _ := strings.Cut(text, ":")
+		ns, name, _ := strings.Cut(place, "/")
+		a.ConfigMaps = append(a.ConfigMaps, corefile.Place{Namespace: ns, Name: name, Key: key})
+	}
+	return a
+}
+
+// restoreDNS returns what takes the mesh's block out of the cluster's DNS. It reads the settings at once, before anything
+// is removed; where they are gone already, the chart's defaults stand in.
+func (i *Installer) restoreDNS(ctx context.Context) (func(context.Context) error, error) {
+	s, err := SettingsOf(ctx, i.Cluster, i.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		defaults, err := Render(Release{Namespace: i.Namespace})
+		if err != nil {
+			return nil, err
+		}
+		if s, err = defaults.Settings(); err != nil {
+			return nil, err
+		}
+	}
+	restore := kube.DNSRestore{DNSAccess: DNSAccess(i.Cluster, i.Namespace, s), Zones: s.List("zones"), Dial: i.Cluster.PodDial}
+	return func(ctx context.Context) error {
+		i.say("restoring the cluster's DNS; its pods may take two minutes to read the change")
+		notes, err := restore.Run(ctx)
+		for _, n := range notes {
+			i.say("DNS: %s", n)
+		}
+		return err
+	}, nil
+}
