@@ -74,7 +74,7 @@ func startProxy(t *testing.T, c *fakeController, dir string, flags ...string) *p
 		"--log-format", "text",
 	}, flags...)
 	p.cmd = exec.CommandContext(t.Context(), "/proc/self/exe", args...) //nolint:gosec // the test itself
-	p.cmd.Env = append(os.Environ(), mainVariable+"=1")
+	p.cmd.Env = append(os.Environ(), mainVariable+"=1", "GORACE=atexit_sleep_ms=0")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

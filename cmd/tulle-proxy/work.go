@@ -21,17 +21,8 @@ import (
 	"github.com/tulle-mesh/tulle/internal/push"
 )
 
-// The stored config may be what workers crash with. From distrustStore crashes in a row on, every second worker does
-// without it and gives the controller distrustWait to send a better one.
-const (
-	distrustStore = 3
-	distrustWait  = 5 * time.Second
-)
-
-// settleAfter is how long sockets that the stored config doesn't know are kept for the controller's word on them.
-const settleAfter = 30 * time.Second
-
-var errNoController = errors.New("no controller sent a config: the stored one is tried again")
+// endLimit is how long the parts may take to end after all clients were served.
+const endLimit = 2 * time.Second
 
 // worker is the data plane with all that belongs to it.
 type worker struct {
@@ -58,21 +49,50 @@ func (o *options) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What serves outlives the signal that ends ctx.
-	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	// What serves outlives the signal that ends ctx, and the heart beats to the very end.
+	beating, stopBeating := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBeating()
+	running, cancel := context.WithCancelCause(beating)
 	defer cancel(nil)
+	go func() {
+		if err := held.Beat(beating, w.alive); err != nil {
+			cancel(err)
+		}
+	}()
+	ended, err := w.start(running, cancel)
+	if err != nil {
+		return err
+	}
+	err = cmp.Or(w.live(ctx, running), context.Cause(running))
+	cancel(nil)
+	select {
+	case <-ended:
+	case <-time.After(endLimit): // The next worker shall not wait for what this one can't end.
+		o.log.Warn("some parts did not end in time")
+	}
+	return err
+}
+
+// start starts the parts; the first that fails cancels all. The channel is closed when they have ended.
+func (w *worker) start(ctx context.Context, cancel context.CancelCauseFunc) (<-chan struct{}, error) {
+	serveDNS, err := w.listenDNS(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var wg sync.WaitGroup
-	for _, part := range w.parts() {
+	for _, part := range append(w.parts(), serveDNS) {
 		wg.Go(func() {
-			if err := part(running); err != nil {
+			if err := part(ctx); err != nil {
 				cancel(err)
 			}
 		})
 	}
-	err = cmp.Or(w.live(ctx, running), context.Cause(running))
-	cancel(nil)
-	wg.Wait()
-	return err
+	ended := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(ended)
+	}()
+	return ended, nil
 }
 
 func (o *options) newWorker(held *holder.Worker) (*worker, error) {
@@ -98,30 +118,11 @@ func (o *options) newWorker(held *holder.Worker) (*worker, error) {
 	return w, nil
 }
 
-// stored is where the last good config is kept; nil if there is to be none or it isn't trusted.
-func (w *worker) stored() *push.Store {
-	if w.store == "" {
-		return nil
-	}
-	if w.distrusts() {
-		w.log.Warn("the stored config is left alone: workers crashed with it", "crashes", w.held.Hello.Crashes)
-		return nil
-	}
-	return &push.Store{Path: w.store}
-}
-
-func (w *worker) distrusts() bool {
-	crashes := w.held.Hello.Crashes
-	return crashes >= distrustStore && crashes%2 == distrustStore%2
-}
-
 // parts are what runs as long as the worker.
 func (w *worker) parts() []func(context.Context) error {
 	return []func(context.Context) error{
-		func(ctx context.Context) error { return w.held.Beat(ctx, w.alive) },
 		w.proxy.Run,
 		w.client.Run,
-		w.serveDNS,
 		func(ctx context.Context) error { return serveHTTP(ctx, w.metricsAddress, w.metricsHandler()) },
 		func(ctx context.Context) error { return serveHTTP(ctx, w.adminAddress, w.adminHandler()) },
 	}
@@ -130,77 +131,18 @@ func (w *worker) parts() []func(context.Context) error {
 // alive returns when the worker could serve: it looks a name up as every query does.
 func (w *worker) alive() { w.proxy.Service("", "", "") }
 
-func (w *worker) serveDNS(ctx context.Context) error {
+// listenDNS takes the DNS sockets. It comes before all that could give up what nobody has asked for.
+func (w *worker) listenDNS(ctx context.Context) (func(context.Context) error, error) {
 	l, err := w.held.Listen(ctx, w.dnsAddress)
 	if err != nil {
-		return fmt.Errorf("serve DNS: %w", err)
+		return nil, fmt.Errorf("serve DNS: %w", err)
 	}
 	p, err := w.held.ListenPacket(ctx, w.dnsAddress)
 	if err != nil {
 		l.Close()
-		return fmt.Errorf("serve DNS: %w", err)
+		return nil, fmt.Errorf("serve DNS: %w", err)
 	}
-	return w.dns.Run(ctx, l, p)
-}
-
-// live waits for the things that happen once in a worker's life, in their order.
-func (w *worker) live(signal, running context.Context) error {
-	if ready, err := w.getReady(signal, running); !ready {
-		return err
-	}
-	if since := w.held.Hello.Stopping; !since.IsZero() {
-		w.stop(running, since)
-		return nil
-	}
-	settle := time.NewTimer(settleAfter)
-	defer settle.Stop()
-	for synced := w.client.Synced(); ; {
-		select {
-		case <-synced:
-			synced = nil
-			w.settle()
-		case <-settle.C:
-			w.settle()
-		case <-signal.Done():
-			w.stop(running, time.Now())
-			return nil
-		case <-running.Done():
-			return nil
-		}
-	}
-}
-
-// getReady waits for a whole config and tells the holder. It returns false if the worker is to end before.
-func (w *worker) getReady(signal, running context.Context) (bool, error) {
-	if !w.held.Hello.Stopping.IsZero() { // What another worker began to stop, this one may have to serve on for a while.
-		var cancel context.CancelFunc
-		signal, cancel = context.WithTimeout(running, w.stopWait)
-		defer cancel()
-	}
-	var giveUp <-chan time.Time
-	if w.distrusts() {
-		giveUp = time.After(distrustWait)
-	}
-	select {
-	case <-w.client.Ready():
-	case <-giveUp:
-		return false, errNoController
-	case <-signal.Done():
-		return false, nil
-	case <-running.Done():
-		return false, nil
-	}
-	if err := w.held.Ready(); err != nil {
-		return false, err
-	}
-	w.log.Info("ready", "pod", w.podName, "node", w.nodeName, "version", w.client.Status().Version)
-	return true, nil
-}
-
-func (w *worker) settle() {
-	if err := w.held.Settle(); err != nil {
-		w.log.Error("could not give up unused sockets", "err", err)
-	}
+	return func(ctx context.Context) error { return w.dns.Run(ctx, l, p) }, nil
 }
 
 // serveHTTP serves until ctx is done.

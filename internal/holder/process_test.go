@@ -66,7 +66,7 @@ func testWorker() error {
 	defer stop()
 	t := &tested{Worker: w, listeners: map[string]io.Closer{}}
 	beaten := make(chan error, 1)
-	go func() { beaten <- w.Beat(ctx, func() { t.mu.Lock(); t.mu.Unlock() }) }() //nolint:staticcheck // it waits for the lock
+	go func() { beaten <- w.Beat(context.Background(), func() { t.mu.Lock(); t.mu.Unlock() }) }() //nolint:staticcheck // it waits for the lock
 	for _, arg := range os.Args[2:] {
 		if err := t.serve(arg); err != nil {
 			return err
@@ -79,7 +79,9 @@ func testWorker() error {
 		return err
 	}
 	fmt.Printf("ready pid=%d crashes=%d stopping=%t note=%q\n", os.Getpid(), w.Hello.Crashes, !w.Hello.Stopping.IsZero(), w.Hello.Note)
-	if err := <-beaten; err != nil {
+	select {
+	case <-ctx.Done():
+	case err := <-beaten:
 		return err
 	}
 	if w.Hello.Note == "" {
@@ -179,7 +181,7 @@ type running struct {
 func run(t *testing.T, env []string, args ...string) *running {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", args...) //nolint:gosec // the test itself
-	cmd.Env = append(append(os.Environ(), roleVariable+"=1"), env...)
+	cmd.Env = append(append(os.Environ(), roleVariable+"=1", "GORACE=atexit_sleep_ms=0"), env...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
