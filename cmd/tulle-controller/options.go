@@ -1,0 +1,219 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/tulle-mesh/tulle/internal/corefile"
+	"github.com/tulle-mesh/tulle/internal/kube"
+	"github.com/tulle-mesh/tulle/internal/proxyconfig"
+	"github.com/tulle-mesh/tulle/internal/shadow"
+	"github.com/tulle-mesh/tulle/internal/topology"
+)
+
+// options are the flags.
+type options struct {
+	stderr io.Writer
+
+	kubeconfig, podName, podNamespace string
+
+	zones         []string
+	clusterDomain string
+
+	watchNamespaces, ignoreNamespaces      []string
+	defaultMode                            string
+	endpointsAllow, podCIDRs, serviceCIDRs []string
+	foreignPods                            bool
+
+	addressesHTTP, firstHop string
+	settle, overlap         time.Duration
+
+	dnsMode       string
+	dnsConfigMaps []string
+	dnsTrial      bool
+	dnsRestart    bool
+
+	pushAddress, metricsAddress, healthAddress, adminAddress string
+
+	lease, renew, retry time.Duration
+	writeQPS            float32
+	writeBurst          int
+	quiet, maxWait      time.Duration
+
+	logLevel, logFormat string
+}
+
+func (o *options) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "file that says how to reach the API server (default: the pod's own ServiceAccount)")
+	f.StringVar(&o.podName, "pod-name", "", "name of this pod (default: the host's name)")
+	f.StringVar(&o.podNamespace, "pod-namespace", "tulle-system", "namespace of this pod: the mesh's")
+
+	f.StringSliceVar(&o.zones, "zones", []string{"mesh"}, "DNS zones that lead into the mesh")
+	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster itself")
+
+	f.StringSliceVar(&o.watchNamespaces, "watch-namespaces", nil, "namespaces whose services are in the mesh (default all)")
+	f.StringSliceVar(&o.ignoreNamespaces, "ignore-namespaces", []string{"kube-system"}, "namespaces whose services are not in the mesh; the mesh's own never is")
+	f.StringVar(&o.defaultMode, "default-mode", "http", "protocol of TCP ports that say nothing about theirs: http or tcp")
+	f.StringSliceVar(&o.endpointsAllow, "endpoints-allow", nil, "CIDRs that endpoints may lie in although they are refused otherwise")
+	f.BoolVar(&o.foreignPods, "endpoints-foreign-pods", false, "allow EndpointSlices that point at pods of another namespace")
+	f.StringSliceVar(&o.podCIDRs, "pod-cidrs", nil, "ranges of pods, besides those that nodes publish")
+	f.StringSliceVar(&o.serviceCIDRs, "service-cidrs", nil, "ranges of Services, besides those that the cluster publishes")
+
+	f.StringVar(&o.addressesHTTP, "addresses-http", "dedicated", "mesh addresses of HTTP services: one for each (dedicated) or one for all (shared)")
+	f.StringVar(&o.firstHop, "first-hop", "prefer-same-node", "how calls get to a proxy: prefer-same-node (with fail-over), or local where the cluster's proxy does not know that")
+	f.DurationVar(&o.settle, "address-settle", 10*time.Second, "how long a mesh address exists before the names of a service that has another one move to it")
+	f.DurationVar(&o.overlap, "address-overlap", 10*time.Minute, "how long a mesh address is served after names moved away from it")
+
+	f.StringVar(&o.dnsMode, "dns-mode", "manage", "the stub domain in the cluster's DNS: manage, print or off")
+	f.StringSliceVar(&o.dnsConfigMaps, "dns-config-maps", nil, "ConfigMaps of the cluster's DNS that may be changed: namespace/name or namespace/name:key")
+	f.BoolVar(&o.dnsTrial, "dns-trial", true, "start a pod of the cluster's DNS with a change before it is written")
+	f.BoolVar(&o.dnsRestart, "dns-restart", false, "restart a cluster DNS that does not reload its configuration")
+
+	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
+	f.StringVar(&o.metricsAddress, "metrics-address", ":15014", "address of /metrics")
+	f.StringVar(&o.healthAddress, "health-address", ":15015", "address of /readyz and /healthz")
+	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /debug/pprof; "" = none`)
+
+	f.DurationVar(&o.lease, "lease-duration", 12*time.Second, "how long another replica waits for a leader that is gone")
+	f.DurationVar(&o.renew, "lease-renew", 8*time.Second, "how long a leader that cannot renew its lease goes on leading")
+	f.DurationVar(&o.retry, "lease-retry", time.Second, "how often the lease is renewed, or looked at")
+	f.Float32Var(&o.writeQPS, "write-qps", 200, "writes of mesh addresses per second")
+	f.IntVar(&o.writeBurst, "write-burst", 400, "writes of mesh addresses at once")
+	f.DurationVar(&o.quiet, "quiet", 10*time.Millisecond, "how long changes must have ended before config is made of them")
+	f.DurationVar(&o.maxWait, "max-wait", 100*time.Millisecond, "how long a change waits at most for others")
+
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
+}
+
+// complete checks the flags. Every error names the flag.
+func (o *options) complete() (*command, error) {
+	c := &command{options: o, shadow: shadow.Config{Namespace: o.podNamespace, Settle: o.settle, Overlap: o.overlap}}
+	var err error
+	if c.log, err = o.logger(); err != nil {
+		return nil, err
+	}
+	if o.podName == "" {
+		if o.podName, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("--pod-name: %w", err)
+		}
+	}
+	if c.shadow.SharedHTTP, err = oneOf("addresses-http", o.addressesHTTP, "dedicated", "shared"); err != nil {
+		return nil, err
+	}
+	if c.shadow.Local, err = oneOf("first-hop", o.firstHop, "prefer-same-node", "local"); err != nil {
+		return nil, err
+	}
+	if c.names, err = o.names(); err != nil {
+		return nil, err
+	}
+	if c.topology, err = o.topology(); err != nil {
+		return nil, err
+	}
+	if o.renew >= o.lease || float64(o.retry)*1.2 >= float64(o.renew) {
+		return nil, fmt.Errorf("--lease-duration %s, --lease-renew %s, --lease-retry %s: each must be well below the one before", o.lease, o.renew, o.retry)
+	}
+	c.dns, err = o.dns()
+	return c, err
+}
+
+// oneOf says whether the value is the second of two.
+func oneOf(flag, value, first, second string) (bool, error) {
+	if value != first && value != second {
+		return false, fmt.Errorf("--%s %q: want %s or %s", flag, value, first, second)
+	}
+	return value == second, nil
+}
+
+func (o *options) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
+	}
+	text, err := oneOf("log-format", o.logFormat, "json", "text")
+	if err != nil {
+		return nil, err
+	}
+	if text {
+		return slog.New(slog.NewTextHandler(o.stderr, &slog.HandlerOptions{Level: level})), nil
+	}
+	return slog.New(slog.NewJSONHandler(o.stderr, &slog.HandlerOptions{Level: level})), nil
+}
+
+func (o *options) names() (proxyconfig.Config, error) {
+	out := proxyconfig.Config{ClusterDomain: o.clusterDomain}
+	for _, z := range o.zones {
+		z = strings.ToLower(strings.Trim(z, "."))
+		if errs := validation.IsDNS1123Subdomain(z); errs != nil {
+			return out, fmt.Errorf("--zones %q: %s", z, errs[0])
+		}
+		out.Zones = append(out.Zones, z)
+	}
+	if len(out.Zones) == 0 {
+		return out, fmt.Errorf("--zones: the mesh needs one")
+	}
+	return out, nil
+}
+
+func (o *options) topology() (topology.Config, error) {
+	out := topology.Config{
+		WatchNamespaces: o.watchNamespaces, IgnoreNamespaces: o.ignoreNamespaces, MeshNamespace: o.podNamespace,
+		DefaultMode: topology.HTTP, ForeignPods: o.foreignPods,
+	}
+	tcp, err := oneOf("default-mode", o.defaultMode, "http", "tcp")
+	if err != nil {
+		return out, err
+	}
+	if tcp {
+		out.DefaultMode = topology.TCP
+	}
+	if out.AllowedEndpoints, err = prefixes("endpoints-allow", o.endpointsAllow); err != nil {
+		return out, err
+	}
+	if out.PodCIDRs, err = prefixes("pod-cidrs", o.podCIDRs); err != nil {
+		return out, err
+	}
+	out.ServiceCIDRs, err = prefixes("service-cidrs", o.serviceCIDRs)
+	return out, err
+}
+
+// prefixes reads CIDRs; an address is one of its own.
+func prefixes(flag string, texts []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if a, aerr := netip.ParseAddr(text); aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--%s %q: want a CIDR such as 10.0.0.0/8", flag, text)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+func (o *options) dns() (kube.DNSConfig, error) {
+	out := kube.DNSConfig{Mode: kube.DNSMode(o.dnsMode), ClusterDomain: o.clusterDomain, NoTrial: !o.dnsTrial, Restart: o.dnsRestart}
+	if !slices.Contains([]kube.DNSMode{kube.DNSManage, kube.DNSPrint, kube.DNSOff}, out.Mode) {
+		return out, fmt.Errorf("--dns-mode %q: want manage, print or off", o.dnsMode)
+	}
+	for _, text := range o.dnsConfigMaps {
+		object, key, _ := strings.Cut(text, ":")
+		namespace, name, ok := strings.Cut(object, "/")
+		if !ok || namespace == "" || name == "" {
+			return out, fmt.Errorf("--dns-config-maps %q: want namespace/name or namespace/name:key", text)
+		}
+		out.ConfigMaps = append(out.ConfigMaps, corefile.Place{Namespace: namespace, Name: name, Key: key})
+	}
+	return out, nil
+}

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/tulle-mesh/tulle/internal/controller"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/kube"
+	"github.com/tulle-mesh/tulle/internal/problem"
+	"github.com/tulle-mesh/tulle/internal/proxyconfig"
+	"github.com/tulle-mesh/tulle/internal/push"
+	"github.com/tulle-mesh/tulle/internal/shadow"
+	"github.com/tulle-mesh/tulle/internal/status"
+	"github.com/tulle-mesh/tulle/internal/topology"
+	"github.com/tulle-mesh/tulle/internal/version"
+)
+
+// command is the controller, as its flags say.
+type command struct {
+	*options
+	log      *slog.Logger
+	topology topology.Config
+	shadow   shadow.Config
+	names    proxyconfig.Config
+	dns      kube.DNSConfig
+
+	clients *kube.Clients
+	source  *kube.Source
+	server  *push.Server
+	loop    *controller.Controller
+	manager *kube.DNSManager
+	metrics *prometheus.Registry
+	serving atomic.Pointer[identity.Serving] // set before the server serves
+	ca      *identity.CA                     // owned by push's goroutines, one after the other
+}
+
+// run wires the parts and runs them until ctx ends, or one of them fails.
+func (c *command) run(ctx context.Context) error {
+	// client-go tells a lot that is of interest to its authors only.
+	klog.SetSlogLogger(slog.New(atLeast{c.log.Handler(), slog.LevelWarn}))
+	listeners, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.wire(); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.source.Run(ctx) })
+	g.Go(func() error { return c.loop.Run(ctx) })
+	g.Go(func() error { return c.push(ctx, listeners.push) })
+	g.Go(func() error { return c.elector().Run(ctx, c.lead) })
+	g.Go(func() error { return serve(ctx, listeners.health, healthHandler(c.ready)) })
+	g.Go(func() error { return serve(ctx, listeners.metrics, metricsHandler(c.metrics)) })
+	if listeners.admin != nil {
+		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler()) })
+	}
+	c.log.Info("started", "version", version.Version, "name", c.podName, "namespace", c.podNamespace)
+	err = g.Wait()
+	c.log.Info("stopped", "name", c.podName)
+	return err
+}
+
+// wire makes the parts.
+func (c *command) wire() (err error) {
+	if c.clients, err = kube.NewClients(kube.ClientsConfig{
+		Kubeconfig: c.kubeconfig, UserAgent: "tulle-controller/" + version.Version, WriteQPS: c.writeQPS, WriteBurst: c.writeBurst,
+	}); err != nil {
+		return err
+	}
+	c.source = kube.NewSource(kube.SourceConfig{Client: c.clients.Read, Dynamic: c.clients.Dynamic, Namespace: c.podNamespace, Pod: c.podName, Log: c.log})
+	c.server = push.NewServer(push.ServerConfig{
+		Certificate:   c.certificate,
+		Authenticator: &kube.Authenticator{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
+		Log:           c.log,
+	})
+	c.manager = c.newManager()
+	c.metrics = prometheus.NewRegistry()
+	c.metrics.MustRegister(c.server, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	c.loop = c.newLoop()
+	return nil
+}
+
+// push serves config once there is a certificate to show.
+func (c *command) push(ctx context.Context, l net.Listener) error {
+	for c.ensureCA(ctx) != nil {
+		if !wait(ctx, 2*time.Second) {
+			return nil
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.server.Serve(ctx, l) })
+	g.Go(func() error {
+		// Somebody may delete the certificate that new proxies wait for, or the CA itself.
+		for wait(ctx, time.Minute) {
+			_ = c.ensureCA(ctx)
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// ensureCA sees to it that there is a CA, and that this replica's certificate is by it.
+func (c *command) ensureCA(ctx context.Context) error {
+	ca, err := kube.EnsureCA(ctx, c.clients.Read, c.podNamespace)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.log.Warn("CA not ensured", "err", err)
+		}
+		return err
+	}
+	if old := c.ca; old == nil || !bytes.Equal(old.CertPEM(), ca.CertPEM()) {
+		host := "tulle-controller." + c.podNamespace + ".svc"
+		c.ca = ca
+		c.serving.Store(identity.NewServing(ca, host, host+"."+c.clusterDomain))
+	}
+	return nil
+}
+
+func (c *command) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return c.serving.Load().GetCertificate(hello)
+}
+
+func (c *command) elector() kube.Elector {
+	return kube.Elector{Client: c.clients.Read, Namespace: c.podNamespace, Pod: c.podName, Log: c.log, Lease: c.lease, Renew: c.renew, Retry: c.retry}
+}
+
+func (c *command) newLoop() *controller.Controller {
+	return controller.New(controller.Config{
+		Topology: c.topology, Shadow: c.shadow, ProxyConfig: c.names,
+		Source: c.source, Publisher: c.server, Proxies: proxies{c.server},
+		Writer:   kube.NewWriter(kube.WriterConfig{Client: c.clients.Write, Namespace: c.podNamespace, Source: c.source}),
+		Reporter: kube.NewReporter(kube.ReporterConfig{Client: c.clients.Events, Pod: c.podName}),
+		Recorder: &kube.Recorder{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
+		Log:      c.log, Metrics: controller.NewMetrics(c.metrics), Pod: c.podName, Version: version.Version,
+		Quiet: c.quiet, MaxWait: c.maxWait,
+		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
+	})
+}
+
+func (c *command) newManager() *kube.DNSManager {
+	config := c.dns
+	config.Client, config.Dynamic, config.Namespace = c.clients.DNS, c.clients.Dynamic, c.podNamespace
+	config.Zones, config.Log, config.Nameservers = c.names.Zones, c.log, nameservers("/etc/resolv.conf")
+	return kube.NewDNSManager(config)
+}
+
+// lead runs what only the leader does.
+func (c *command) lead(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.loop.Lead(ctx) })
+	g.Go(func() error { return c.manager.Run(ctx) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-c.manager.Changed():
+				c.loop.Tell()
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// ready says why this replica should get no proxies yet.
+func (c *command) ready() error {
+	select {
+	case <-c.source.Ready():
+	default:
+		return errors.Join(errors.New("the cluster's objects are being read"), c.source.Waiting())
+	}
+	if !c.loop.Ready() {
+		return errors.New("no config was made yet")
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func buildInfo() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tulle_build_info", Help: "Always 1; says which version runs.",
+		ConstLabels: prometheus.Labels{"version": version.Version, "component": "controller"},
+	}, func() float64 { return 1 })
+}
+
+// nameservers are what pods of this cluster ask.
+func nameservers(file string) []netip.Addr {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "nameserver" {
+			if a, err := netip.ParseAddr(f[1]); err == nil {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
+// listeners are opened before anything else, so that an address in use is an error at once.
+type listeners struct{ push, metrics, health, admin net.Listener }
+
+func (c *command) listen(ctx context.Context) (*listeners, error) {
+	l := &listeners{}
+	var lc net.ListenConfig
+	for _, a := range []struct {
+		flag, address string
+		to            *net.Listener
+	}{
+		{"push-address", c.pushAddress, &l.push}, {"metrics-address", c.metricsAddress, &l.metrics},
+		{"health-address", c.healthAddress, &l.health}, {"admin-address", c.adminAddress, &l.admin},
+	} {
+		if a.address == "" {
+			continue
+		}
+		var err error
+		if *a.to, err = lc.Listen(ctx, "tcp", a.address); err != nil {
+			return nil, fmt.Errorf("--%s: %w", a.flag, err)
+		}
+	}
+	return l, nil
+}
