@@ -264,3 +264,7 @@ func unused(t *testing.T) string {
 	defer l.Close()
 	return l.Addr().String()
 }
+
+func quickLimits(c *proxy.Config) {
+	c.HeaderTimeout, c.HTTPIdle = 100*time.Millisecond, 100*time.Millisecond
+}

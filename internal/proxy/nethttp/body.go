@@ -4,22 +4,32 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // requestBody is the client's body on its way to an endpoint. Transports read it in goroutines of their own and close
-// it when an attempt failed, which must not end it for the next: net/http closes the real one after the handler.
+// it when they are through with it, which must not end it for the next attempt as long as nothing was read.
 type requestBody struct {
 	r       *http.Request
+	w       *http.ResponseController
 	trailer http.Header // what the transport sends after the body; filled in at the body's end
 	count   atomic.Int64
 	begun   atomic.Bool  // somebody has begun to read
 	ended   atomic.Bool  // read to its end
 	failed  atomic.Value // error: the client's, not the endpoint's
+
+	mu       sync.Mutex
+	released bool // the handler is done, and the connection not ours any more; guarded by mu
 }
 
-func newRequestBody(r *http.Request) *requestBody {
-	b := &requestBody{r: r}
+// lingerTimeout is how long the rest of a request is read after its answer: a client that still sends gets a moment to
+// read it, and one that doesn't go on would hold the connection for ever.
+const lingerTimeout = 5 * time.Second
+
+func newRequestBody(w http.ResponseWriter, r *http.Request) *requestBody {
+	b := &requestBody{r: r, w: http.NewResponseController(w)}
 	if !b.none() {
 		b.trailer = make(http.Header, len(r.Trailer))
 		for name := range r.Trailer { // as announced
@@ -52,7 +62,33 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *requestBody) Close() error { return nil }
+// Close ends a Read that waits for the client.
+func (b *requestBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.released || !b.begun.Load() || b.finished() {
+		return nil
+	}
+	if b.r.ProtoMajor > 1 {
+		return b.r.Body.Close() //nolint:wrapcheck // never fails
+	}
+	b.linger()
+	return nil
+}
+
+// release is called when the handler is done with the request.
+func (b *requestBody) release() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.released = true
+	if b.r.ProtoMajor == 1 && !b.finished() {
+		b.linger()
+	}
+}
+
+func (b *requestBody) linger() {
+	_ = b.w.SetReadDeadline(time.Now().Add(lingerTimeout)) // fails on a connection that is gone
+}
 
 // errBox gives all errors one type, as atomic.Value wants.
 type errBox struct{ error }

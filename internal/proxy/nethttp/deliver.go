@@ -51,6 +51,9 @@ func (f *forwarding) responseHeader(h http.Header, resp *http.Response) map[stri
 	if len(resp.Trailer) == 0 {
 		return nil
 	}
+	if f.r.ProtoMajor == 1 {
+		delete(h, "Content-Length") // HTTP/1 has room for trailers only behind chunks
+	}
 	announced := map[string]bool{}
 	for name := range resp.Trailer {
 		announced[name] = true

@@ -45,7 +45,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{server: s, w: w, r: r, begun: time.Now(), client: r.Context().Value(connKey{}).(*client)}
 	x.target = target(r)
 	x.path, _, _ = strings.Cut(x.target, "?")
-	x.body = newRequestBody(r)
+	x.body = newRequestBody(w, r)
 	defer x.end()
 	if s.draining.Load() || x.client.binding.Closed.Load() {
 		w.Header()["Connection"] = []string{"close"} // HTTP/2: GOAWAY
@@ -111,18 +111,11 @@ func (x *exchange) end() {
 		p = http.ErrAbortHandler // ends the connection or stream, and is not logged again
 	}
 	x.count()
+	x.body.release()
 	if p != nil {
 		panic(p)
 	}
-	if !x.body.finished() && x.r.ProtoMajor == 1 {
-		// The answer came before the end of the request. A client that still sends gets a moment to read it; one that
-		// doesn't go on would hold the connection for ever.
-		_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(lingerTimeout))
-	}
 }
-
-// lingerTimeout is how long the rest of a request is read after its answer.
-const lingerTimeout = 5 * time.Second
 
 func (x *exchange) count() {
 	s := x.server

@@ -72,11 +72,11 @@ func New(c Config) *Server {
 }
 
 // Serve takes over a connection that was accepted for b. It waits for Run to take it.
-func (s *Server) Serve(c net.Conn, b *route.Binding) {
+func (s *Server) Serve(c *net.TCPConn, b *route.Binding) {
 	// net/http waits for the first bytes without a limit when it has to tell HTTP/2 from HTTP/1.
 	// A failure means that the connection is closed.
 	_ = c.SetReadDeadline(time.Now().Add(s.config.HeaderTimeout))
-	s.conns.give(&conn{Conn: c, binding: b})
+	s.conns.give(&conn{TCPConn: c, binding: b})
 }
 
 // Run serves until ctx ends; all connections are closed then.
@@ -120,7 +120,7 @@ func (s *Server) Drain(ctx context.Context) error {
 
 // conn remembers what its listener stood for when it was accepted.
 type conn struct {
-	net.Conn
+	*net.TCPConn
 	binding *route.Binding
 }
 
@@ -129,13 +129,13 @@ type connKey struct{}
 // client is what is known of a connection.
 type client struct {
 	binding *route.Binding
-	conn    net.Conn
+	conn    *net.TCPConn
 	addr    netip.Addr
 }
 
 func connContext(ctx context.Context, c net.Conn) context.Context {
 	own := c.(*conn)
-	info := &client{binding: own.binding, conn: own.Conn}
+	info := &client{binding: own.binding, conn: own.TCPConn}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		info.addr = a.AddrPort().Addr().Unmap()
 	}

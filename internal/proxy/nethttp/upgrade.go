@@ -54,7 +54,7 @@ func (f *forwarding) switchProtocols(resp *http.Response) {
 
 // tunnel carries bytes between a client and an endpoint that switched protocols.
 type tunnel struct {
-	client net.Conn
+	client *net.TCPConn
 	up     io.ReadWriteCloser
 	idle   time.Duration
 	in     *atomic.Int64
@@ -126,9 +126,7 @@ func (t *tunnel) watch(stop <-chan struct{}) {
 
 // cut ends the tunnel at once.
 func (t *tunnel) cut() {
-	if c, ok := t.client.(*net.TCPConn); ok {
-		_ = c.SetLinger(0) // a reset, so that it is not taken for an orderly end
-	}
+	_ = t.client.SetLinger(0) // a reset, so that it is not taken for an orderly end
 	t.client.Close()
 	t.up.Close()
 }
