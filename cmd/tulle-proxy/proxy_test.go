@@ -43,7 +43,7 @@ func TestServes(t *testing.T) {
 	t.Parallel()
 	c := startController(t)
 	s, url := web(t)
-	p := startProxy(t, c, t.TempDir())
+	p := startProxy(t, c, t.TempDir(), "--access-log")
 	eventually(t, "the holder answers", func() bool { return p.readiness() != 0 })
 	if code := p.readiness(); code != http.StatusServiceUnavailable {
 		t.Errorf("ready (%d) before the first config", code)
@@ -52,6 +52,9 @@ func TestServes(t *testing.T) {
 	p.waitReady()
 
 	mustGet(t, url, "web v1")
+	eventually(t, "the access log has the request", func() bool {
+		return strings.Contains(p.log.String(), `"namespace":"shop","service":"web"`)
+	})
 	if got := lookup(t, p.dns, "web.shop.mesh"); got != "10.96.0.7" {
 		t.Errorf("web.shop.mesh is %q", got)
 	}

@@ -82,7 +82,12 @@ func exampleView(mesh *configv1.Mesh) *fakeView {
 // serve runs a server on loopback and returns where; it must stop at the end of the test without an error.
 func serve(t *testing.T, c Config) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return serveAt(t, c, "127.0.0.1:0")
+}
+
+func serveAt(t *testing.T, c Config, address string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,6 +241,17 @@ func TestAnswers(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestAnswersFromTheAddressAsked has a server on all addresses: clients take no answer from another than they asked.
+func TestAnswersFromTheAddressAsked(t *testing.T) {
+	_, port, err := net.SplitHostPort(serveAt(t, Config{View: exampleView(exampleMesh())}, ":0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := ask(t, "udp", "127.0.0.7:"+port, question("web.shop.mesh.", dns.TypeA)); len(r.Answer) != 1 {
+		t.Errorf("got %v", r)
 	}
 }
 
