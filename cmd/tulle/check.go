@@ -67,8 +67,7 @@ func (o *checkOptions) report(cmd *cobra.Command, c *check.Checker) (check.Repor
 			return check.Report{}, err
 		}
 		if settings == nil {
-			return check.Report{}, install.WithNext(fmt.Errorf("the mesh is not installed in namespace %s", o.namespace),
-				"install it with `tulle install`, look whether the cluster is fit with `tulle check --pre`, or name the namespace with --namespace")
+			return check.Report{}, notInstalled(o.namespace)
 		}
 		return c.Installed(cmd.Context(), settings), nil
 	}
@@ -102,4 +101,9 @@ func writeReport(w io.Writer, r check.Report) error {
 		}
 	}
 	return nil
+}
+
+func notInstalled(namespace string) error {
+	return install.WithNext(fmt.Errorf("the mesh is not installed in namespace %s", namespace),
+		"install it with `tulle install` (`tulle check --pre` says whether the cluster is fit), or name its namespace with --namespace")
 }

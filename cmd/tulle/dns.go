@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/internal/install"
+	"github.com/tulle-mesh/tulle/internal/kube"
 )
 
 func newDNS() *cobra.Command {
@@ -34,9 +35,16 @@ at most 5 seconds later; connections that are open stay where they are.`,
 			if err != nil {
 				return err
 			}
-			on := args[0] == "on"
-			if err := install.Bypass(cmd.Context(), c, o.namespace, on); err != nil {
+			settings, err := install.SettingsOf(cmd.Context(), c, o.namespace)
+			if err != nil {
 				return err
+			}
+			if settings == nil {
+				return notInstalled(o.namespace)
+			}
+			on := args[0] == "on"
+			if err := kube.SetBypass(cmd.Context(), c.Kube, o.namespace, on); err != nil {
+				return install.Explain(err)
 			}
 			if on {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), "mesh names lead past the mesh as soon as clients look them up again; `tulle dns bypass off` undoes it")
