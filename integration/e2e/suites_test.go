@@ -18,6 +18,11 @@ func suites() []suite {
 	return []suite{
 		{name: "smoke", run: smoke},
 		{name: "smoke dual-stack", on: []string{dualStack}, run: smokeDualStack},
+		{name: "install", on: []string{nftables, iptables}, run: install},
+		{name: "mesh names", on: []string{nftables, iptables}, run: meshNames},
+		{name: "splits", on: []string{nftables, iptables}, run: splits},
+		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
+		{name: "uninstall", on: []string{nftables, iptables}, run: uninstall},
 	}
 }
 

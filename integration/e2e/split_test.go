@@ -1,0 +1,198 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/integration/images/report"
+)
+
+// splits: TrafficSplits on a real cluster (T1-T6).
+func splits(t *testing.T, e *env) {
+	ns := e.namespace(t, "e2e-split")
+	for name, version := range map[string]string{"web": "root", "web-v1": "v1", "web-v2": "v2"} {
+		e.apply(t, ns, file(t, "backend.yaml", "$NAME", name, "$REPLICAS", "2", "$VERSION", version))
+	}
+	e.rollout(t, ns, "deployment/web", "deployment/web-v1", "deployment/web-v2")
+	s := &splitSuite{e: e, ns: ns, client: e.clients[0]}
+	e.inARow(t, "the root", 3, settleTimeout, func() error { return s.client.allOK(t, "get", "http://web.e2e-split.mesh/") })
+	t.Run("90/10 is exact", func(t *testing.T) { s.exact(t, 90, 10, 540, 60) })
+	t.Run("1000/500 is exact", func(t *testing.T) { s.exact(t, 1000, 500, 400, 200) })
+	t.Run("0/100", func(t *testing.T) { s.exact(t, 0, 100, 0, 600) })
+	t.Run("TCP", s.tcp)
+	t.Run("direct callers", func(t *testing.T) {
+		if got := s.client.call(t, "get", "-n", "50", "http://web.e2e-split/"); got.ByVersion["root"] != 50 {
+			t.Errorf("50 calls by the plain name: %v", got.ByVersion)
+		}
+	})
+	t.Run("change to effect", s.latency)
+	t.Run("by header", s.byHeader)
+	t.Run("port mismatch", s.portMismatch)
+	t.Run("missing backend", s.missingBackend)
+}
+
+type splitSuite struct {
+	e      *env
+	ns     string
+	client client
+}
+
+func (s *splitSuite) apply(t *testing.T, v1, v2 int) {
+	t.Helper()
+	s.e.apply(t, s.ns, file(t, "split.yaml", "$V1", fmt.Sprint(v1), "$V2", fmt.Sprint(v2)))
+}
+
+func (s *splitSuite) calls(t *testing.T, n int, args ...string) report.Summary {
+	t.Helper()
+	return s.client.call(t, append([]string{"get", "-n", fmt.Sprint(n)}, append(args, "http://web.e2e-split.mesh/")...)...)
+}
+
+// exact waits until the split is in use, then 600 requests of this one node have to go exactly where it says.
+func (s *splitSuite) exact(t *testing.T, v1, v2, want1, want2 int) {
+	s.apply(t, v1, v2)
+	cycle := want1 + want2
+	// In use: a whole cycle of the reduced weights went as it should, twice.
+	s.e.inARow(t, "the split", 2, settleTimeout, func() error {
+		got := s.calls(t, 60)
+		if got.ByVersion["v1"] != 60*want1/cycle || got.ByVersion["v2"] != 60*want2/cycle {
+			return fmt.Errorf("60 calls went to %v", got.ByVersion)
+		}
+		return nil
+	})
+	got := s.calls(t, 600, "-c", "4")
+	if got.OK != 600 || got.ByVersion["v1"] != want1 || got.ByVersion["v2"] != want2 {
+		t.Errorf("600 calls went to %v (%d failed: %v), want v1 %d and v2 %d", got.ByVersion, got.Failed, got.Errors, want1, want2)
+	}
+}
+
+func (s *splitSuite) tcp(t *testing.T) {
+	s.apply(t, 50, 50)
+	s.e.inARow(t, "half and half", 2, settleTimeout, func() error {
+		got := s.client.call(t, "tcp", "-n", "40", "web.e2e-split.mesh:9000")
+		v1, v2 := 0, 0
+		for pod, n := range got.ByPod {
+			switch {
+			case strings.HasPrefix(pod, "web-v1-"):
+				v1 += n
+			case strings.HasPrefix(pod, "web-v2-"):
+				v2 += n
+			}
+		}
+		if v1 != 20 || v2 != 20 {
+			return fmt.Errorf("40 connections went to %v", got.ByPod)
+		}
+		return nil
+	})
+}
+
+// latency: 20 changes, each from the moment the API server has it to the first request that sees it.
+func (s *splitSuite) latency(t *testing.T) {
+	s.apply(t, 0, 100)
+	s.e.inARow(t, "v2 alone", 3, settleTimeout, func() error { return s.all(t, "v2") })
+	var took []time.Duration
+	for i := range 20 {
+		v1, want := 100, "v1"
+		if i%2 == 1 {
+			v1, want = 0, "v2"
+		}
+		l := s.client.load(t, fmt.Sprintf("latency%d", i), "-rate", "100", "http://web.e2e-split.mesh/")
+		s.apply(t, v1, 100-v1)
+		applied := time.Now()
+		s.e.eventually(t, want, func() error { return s.all(t, want) })
+		took = append(took, time.Since(applied))
+		if got := l.stop(t); got.Failed > 0 {
+			t.Errorf("change %d: %d of %d requests failed: %v", i, got.Failed, got.Calls, got.Errors)
+		}
+	}
+	slices.Sort(took)
+	t.Logf("from the API server's answer to a request that sees it, kubectl exec included: p50 %v, p95 %v, max %v", took[9], took[18], took[19])
+	if took[18] > time.Second {
+		t.Errorf("p95 over 20 changes is %v, want under 1 s", took[18])
+	}
+}
+
+func (s *splitSuite) all(t *testing.T, version string) error {
+	t.Helper()
+	if got := s.calls(t, 5); got.ByVersion[version] != 5 {
+		return fmt.Errorf("5 calls went to %v", got.ByVersion)
+	}
+	return nil
+}
+
+func (s *splitSuite) byHeader(t *testing.T) {
+	s.e.run(t, "-n", s.ns, "delete", "trafficsplit", "web")
+	s.e.apply(t, s.ns, file(t, "header-split.yaml"))
+	s.e.inARow(t, "the header", 3, settleTimeout, func() error {
+		with, without := s.calls(t, 20, "-H", "x-beta: yes"), s.calls(t, 20)
+		if with.ByVersion["v2"] != 20 || without.ByVersion["root"] != 20 {
+			return fmt.Errorf("with the header %v, without %v", with.ByVersion, without.ByVersion)
+		}
+		return nil
+	})
+	s.e.run(t, "-n", s.ns, "delete", "trafficsplit", "web-beta")
+}
+
+// portMismatch: a backend without the root's port takes no part, and the split says so.
+func (s *splitSuite) portMismatch(t *testing.T) {
+	s.e.apply(t, s.ns, "{apiVersion: v1, kind: Service, metadata: {name: odd}, spec: {selector: {app: web-v1}, ports: [{name: http, port: 81, targetPort: 8080}]}}")
+	s.e.apply(t, s.ns, strings.ReplaceAll(file(t, "split.yaml", "$V1", "50", "$V2", "50"), "web-v1", "odd"))
+	s.e.inARow(t, "all to v2", 3, settleTimeout, func() error { return s.all(t, "v2") })
+	s.e.eventually(t, "a Warning Event", func() error { return s.e.hasEvent(t, s.ns, "trafficsplit", "web", "PortMismatch") })
+}
+
+// missingBackend takes part as soon as it exists.
+func (s *splitSuite) missingBackend(t *testing.T) {
+	s.e.apply(t, s.ns, strings.ReplaceAll(file(t, "split.yaml", "$V1", "50", "$V2", "50"), "web-v1", "later"))
+	s.e.eventually(t, "a Warning Event", func() error { return s.e.hasEvent(t, s.ns, "trafficsplit", "web", "BackendNotFound") })
+	s.e.inARow(t, "all to v2", 3, settleTimeout, func() error { return s.all(t, "v2") })
+	s.e.apply(t, s.ns, "{apiVersion: v1, kind: Service, metadata: {name: later}, spec: {selector: {app: web-v1}, ports: [{name: http, port: 80, targetPort: http}]}}")
+	s.e.inARow(t, "half and half", 2, settleTimeout, func() error {
+		if got := s.calls(t, 20); got.ByVersion["v1"] != 10 || got.ByVersion["v2"] != 10 {
+			return fmt.Errorf("20 calls went to %v", got.ByVersion)
+		}
+		return nil
+	})
+}
+
+// quarantine: what is broken changes nothing else, and what is next to it still changes within a second.
+func quarantine(t *testing.T, e *env) {
+	ns := e.namespace(t, "e2e-broken")
+	for name, version := range map[string]string{"web": "root", "web-v1": "v1", "web-v2": "v2"} {
+		e.apply(t, ns, file(t, "backend.yaml", "$NAME", name, "$REPLICAS", "1", "$VERSION", version))
+	}
+	e.rollout(t, ns, "deployment/web", "deployment/web-v1", "deployment/web-v2")
+	c := e.clients[1]
+	e.apply(t, ns, file(t, "split.yaml", "$V1", "0", "$V2", "100"))
+	all := func(version string) error {
+		if got := c.call(t, "get", "-n", "5", "http://web.e2e-broken.mesh/"); got.ByVersion[version] != 5 {
+			return fmt.Errorf("5 calls went to %v (%v)", got.ByVersion, got.Errors)
+		}
+		return nil
+	}
+	e.inARow(t, "v2", 3, settleTimeout, func() error { return all("v2") })
+	l := c.load(t, "quarantine", "-rate", "50", "http://web.e2e-broken.mesh/")
+	e.apply(t, ns, file(t, "broken.yaml"))
+	for name, reason := range map[string]string{"itself": "SelfReference", "nowhere": "BackendNotFound", "zero": "AllWeightsZero"} {
+		e.eventually(t, "an Event on "+name, func() error { return e.hasEvent(t, ns, "trafficsplit", name, reason) })
+	}
+	e.eventually(t, "an Event on the regex", func() error { return e.hasEvent(t, ns, "httproutegroup", "regex", "InvalidRegex") })
+	e.eventually(t, "an Event on the target", func() error { return e.hasEvent(t, ns, "traffictarget", "target", "NotEnforced") })
+	if got := c.call(t, "get", "http://empty.e2e-broken.mesh/"); got.ByStatus[503] != 1 {
+		t.Errorf("a service without endpoints: %+v", got)
+	}
+	e.apply(t, ns, file(t, "split.yaml", "$V1", "100", "$V2", "0"))
+	applied := time.Now()
+	e.eventually(t, "v1", func() error { return all("v1") })
+	if took := time.Since(applied); took > time.Second {
+		t.Errorf("a change beside broken objects took %v, want under 1 s", took)
+	}
+	if got := l.stop(t); got.Failed > 0 {
+		t.Errorf("%d of %d requests failed: %v", got.Failed, got.Calls, got.Errors)
+	}
+	if out, err := e.tulle(t, e.release, "check"); err == nil || !strings.Contains(out, "InvalidRegex") {
+		t.Errorf("tulle check finds nothing wrong: %s", out)
+	}
+}
