@@ -18,6 +18,7 @@ type requestBody struct {
 	count   atomic.Int64
 	begun   atomic.Bool  // somebody has begun to read
 	ended   atomic.Bool  // read to its end
+	closed  atomic.Bool  // by the transport, while it was read
 	failed  atomic.Value // error: the client's, not the endpoint's
 
 	mu       sync.Mutex
@@ -56,7 +57,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		if !b.ended.Swap(true) {
 			maps.Copy(b.trailer, b.r.Trailer)
 		}
-	case err != nil:
+	case err != nil && !b.closed.Load():
 		b.failed.CompareAndSwap(nil, errBox{err})
 	}
 	return n, err
@@ -69,6 +70,7 @@ func (b *requestBody) Close() error {
 	if b.released || !b.begun.Load() || b.finished() {
 		return nil
 	}
+	b.closed.Store(true)
 	if b.r.ProtoMajor > 1 {
 		return b.r.Body.Close() //nolint:wrapcheck // never fails
 	}

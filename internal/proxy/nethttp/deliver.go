@@ -73,7 +73,7 @@ func (f *forwarding) breakOff(h http.Header, err error) {
 	var broken *brokenError
 	if errors.As(err, &broken) && f.r.Context().Err() == nil {
 		f.reason = refusal.UpstreamFailed
-		if errors.Is(context.Cause(f.out.Context()), errTimeout) {
+		if errors.Is(context.Cause(f.out.Context()), errTimeout) || f.grpcLate() {
 			f.reason = refusal.Timeout
 		}
 		if isGRPC(f.r) {

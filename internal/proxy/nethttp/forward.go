@@ -81,6 +81,8 @@ func (x *exchange) fail(ctx context.Context, err error) {
 		x.refuse(refusal.BadRequest)
 	case errors.As(err, new(*upstream.DialError)):
 		x.refuse(refusal.ConnectFailed)
+	case x.grpcLate():
+		x.refuse(refusal.Timeout)
 	default:
 		x.refuse(refusal.UpstreamFailed)
 	}

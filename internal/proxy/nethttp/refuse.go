@@ -3,7 +3,6 @@ package nethttp
 import (
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 )
@@ -33,13 +32,4 @@ func (x *exchange) refuse(r refusal.Reason) {
 	x.w.WriteHeader(x.status)
 	n, _ := x.w.Write([]byte(text)) // to a client that went away
 	x.sent += int64(n)
-}
-
-// isGRPC says whether the client speaks gRPC, which HTTP/1 can't carry.
-func isGRPC(r *http.Request) bool {
-	if r.ProtoMajor < 2 {
-		return false
-	}
-	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
-	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
