@@ -291,6 +291,19 @@ func TestWorkerEndsWithTheHolder(t *testing.T) {
 	})
 }
 
+func TestOrphansAreReaped(t *testing.T) {
+	h := run(t, nil, anyPort)
+	code, body, err := get("http://" + h.line("tcp") + "/orphan")
+	if err != nil || code != http.StatusOK {
+		t.Fatalf("%d %s%v", code, body, err)
+	}
+	orphan, err := strconv.Atoi(strings.TrimSpace(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the orphan is gone", func() bool { return errors.Is(syscall.Kill(orphan, 0), syscall.ESRCH) })
+}
+
 func TestAttachWithoutAHolder(t *testing.T) {
 	if _, err := Attach(); !errors.Is(err, ErrNoHolder) {
 		t.Errorf("got %v", err)

@@ -44,6 +44,11 @@ func TestMain(m *testing.M) {
 func testHolder() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	// As PID 1 does, it inherits what its descendants leave behind.
+	const setChildSubreaper = 36
+	if _, _, errno := syscall.Syscall(syscall.SYS_PRCTL, setChildSubreaper, 1, 0); errno != 0 {
+		return errno
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -158,6 +163,13 @@ func (t *tested) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		network, address, _ := strings.Cut(arg, "/")
 		t.listeners[arg].Close()
 		t.Release(network, address)
+	case "/orphan":
+		orphan, err := exec.CommandContext(r.Context(), "sh", "-c", "true >&- & echo $!").Output()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+		w.Write(orphan)
+		return
 	default:
 		t.mu.Lock()
 		defer t.mu.Unlock()
