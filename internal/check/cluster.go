@@ -32,8 +32,8 @@ func (c *Checker) kubernetes(context.Context) ([]Finding, error) {
 		return []Finding{{Level: Failed, Message: "Kubernetes " + text + " is too old: 1.30 is needed", Next: "upgrade the cluster"}}, nil
 	case v.LessThan(version.MajorMinor(1, 34)):
 		return []Finding{{
-			Level: Note, Message: "Kubernetes " + text + " doesn't send traffic to the own node's proxy by default",
-			Next: "1.34 does; until then calls may cross to another node's proxy first",
+			Level: Note, Message: "Kubernetes " + text + " can't prefer the own node's proxy and fail over to others",
+			Next: "1.34 can; until then calls fail on a node for as long as its proxy is down (addresses.firstHop=local)",
 		}}, nil
 	}
 	return []Finding{{Level: OK, Message: "Kubernetes " + text}}, nil

@@ -63,3 +63,14 @@ seccompProfile:
 {{- range .Values.zones }}{{ $out = append $out (splitList "." . | last) }}{{ end -}}
 {{- $out | uniq | sortAlpha | toJson -}}
 {{- end }}
+
+{{/* How calls get to the own node's proxy: prefer-same-node or local. */}}
+{{- define "tulle.firstHop" -}}
+{{- if ne .Values.addresses.firstHop "auto" -}}
+{{ .Values.addresses.firstHop }}
+{{- else if semverCompare ">=1.34.0-0" .Capabilities.KubeVersion.Version -}}
+prefer-same-node
+{{- else -}}
+local
+{{- end -}}
+{{- end }}

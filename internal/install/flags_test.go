@@ -1,0 +1,100 @@
+package install
+
+import (
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Every flag of the commands is set by a value, by the pod's environment, or is in this list with a reason; and the chart
+// gives no flag that the command doesn't have.
+func TestChartAndFlagsAgree(t *testing.T) {
+	// What the chart's own Services, probes and volumes depend on can't be changed by a value.
+	fixed := map[string][]string{
+		"tulle-controller": {"push-address", "metrics-address", "health-address", "admin-address", "kubeconfig"},
+		"tulle-proxy":      {"controller-name", "ca-file", "token-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
+	}
+	r := render(t, everything)
+	var controller appsv1.Deployment
+	var proxy appsv1.DaemonSet
+	typed(t, find(t, r, "Deployment", "tulle-controller"), &controller)
+	typed(t, find(t, r, "DaemonSet", "tulle-proxy"), &proxy)
+	for command, container := range map[string]corev1.Container{
+		"tulle-controller": controller.Spec.Template.Spec.Containers[0], "tulle-proxy": proxy.Spec.Template.Spec.Containers[0],
+	} {
+		flags := flagsOf(t, "../../cmd/"+command+"/options.go")
+		given := map[string]bool{}
+		for _, arg := range container.Args {
+			name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+			given[name] = true
+			if !slices.Contains(flags, name) {
+				t.Errorf("the chart gives %s a flag that it doesn't have: %s", command, arg)
+			}
+		}
+		for _, e := range container.Env {
+			given[strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(e.Name, "TULLE_"), "_", "-"))] = true
+		}
+		for _, f := range flags {
+			if !given[f] && !slices.Contains(fixed[command], f) {
+				t.Errorf("%s: no value sets --%s", command, f)
+			}
+		}
+		for _, f := range fixed[command] {
+			if !slices.Contains(flags, f) {
+				t.Errorf("%s has no flag --%s any more", command, f)
+			}
+		}
+	}
+}
+
+// The defaults of values are those of the commands: whoever runs a command by hand gets the same mesh.
+func TestDefaultsAreThoseOfTheFlags(t *testing.T) {
+	r := render(t, "{}")
+	for kind, command := range map[string]string{"Deployment": "tulle-controller", "DaemonSet": "tulle-proxy"} {
+		source, err := os.ReadFile("../../cmd/" + command + "/options.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defaults := map[string]string{}
+		for _, m := range regexp.MustCompile(`f\.DurationVar\(&[\w.]+, "([a-z-]+)", (?:(\d+)\*)?time\.(\w+)`).FindAllStringSubmatch(string(source), -1) {
+			n := m[2]
+			if n == "" {
+				n = "1"
+			}
+			defaults[m[1]] = n + map[string]string{"Millisecond": "ms", "Second": "s", "Minute": "m"}[m[3]]
+		}
+		var args []string
+		for _, c := range find(t, r, kind, command).Object["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["containers"].([]any) {
+			for _, a := range c.(map[string]any)["args"].([]any) {
+				args = append(args, a.(string))
+			}
+		}
+		for _, f := range slices.Sorted(maps.Keys(defaults)) {
+			if !slices.Contains(args, "--"+f+"="+defaults[f]) {
+				t.Errorf("%s: the chart doesn't give --%s=%s", command, f, defaults[f])
+			}
+		}
+	}
+}
+
+func flagsOf(t *testing.T, file string) []string {
+	t.Helper()
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, m := range regexp.MustCompile(`f\.\w+Var\(&[\w.]+, "([a-z-]+)"`).FindAllStringSubmatch(string(source), -1) {
+		out = append(out, m[1])
+	}
+	if len(out) < 10 {
+		t.Fatalf("found %d flags in %s only", len(out), file)
+	}
+	return out
+}
