@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -119,18 +120,26 @@ func (a *Authenticator) Gone(ctx context.Context, peer push.Peer) <-chan struct{
 	return gone
 }
 
+// waitGone returns false if ctx ended first.
 func (a *Authenticator) waitGone(ctx context.Context, peer push.Peer) bool {
 	pods := a.Source.pods.mesh
 	late := time.NewTimer(appearance)
 	defer late.Stop()
-	for seen := false; ; {
+	for asked, seen := false, false; ; {
 		next := pods.next()
 		p, ok := pods.get(peer.Namespace, peer.Pod)
-		here := ok && string(p.UID) == peer.UID && !podEnded(p)
-		if !here && (seen || ok && string(p.UID) == peer.UID) {
+		is := ok && string(p.UID) == peer.UID
+		if is && podEnded(p) || seen && !is {
 			return true
 		}
-		seen = seen || here
+		seen = seen || is
+		if !seen && !asked {
+			// Either the watch is behind, or it is ahead.
+			asked = true
+			if _, err := a.pod(ctx, peer.Pod, peer.UID); errors.Is(err, push.ErrDenied) {
+				return true
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return false

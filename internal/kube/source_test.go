@@ -163,25 +163,6 @@ func TestSnapshotsDoNotChange(t *testing.T) {
 	}
 }
 
-func TestIrrelevantUpdatesAreQuiet(t *testing.T) {
-	pod := proxyPod("web-1", "n1", "10.0.0.9")
-	pod.Namespace = "shop"
-	c := newCluster(t, pod)
-	c.start()
-	<-c.source.Changed()
-	pod = pod.DeepCopy()
-	pod.Status.Conditions[1].Status = corev1.ConditionFalse
-	if _, err := c.kube.CoreV1().Pods("shop").UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	// Something else changes later: if the pod had signalled, its signal would be there by then.
-	svc := service("shop", "a")
-	if _, err := c.kube.CoreV1().Services("shop").Create(t.Context(), svc, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	c.eventually("service", func(s controller.Snapshot) bool { return len(s.Resources.Services) == 1 })
-}
-
 func TestProxies(t *testing.T) {
 	ready, ending, done, other := proxyPod("p1", "n1", "10.0.0.1"), proxyPod("p2", "n1", "10.0.0.2"), proxyPod("p3", "n1", "10.0.0.3"), proxyPod("c", "n1", "10.0.0.4")
 	now := metav1.Now()
