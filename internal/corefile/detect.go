@@ -35,6 +35,8 @@ type Target struct {
 	Main     Place    // where the Corefile itself is; differs from Place for Custom
 	Workload Workload // whose pods do what the object says
 	Port     int32    // on which its pods answer
+	// Service is the cluster IP under which pods are asked; "" if there is no such Service.
+	Service string
 }
 
 // Workload is a Deployment or a DaemonSet.
@@ -85,7 +87,7 @@ func Detect(c Cluster) ([]Target, error) {
 	if c.GCE && slices.Contains(c.Nameservers, metadataServer) {
 		return nil, cloudDNS()
 	}
-	server, ok := c.server()
+	server, address, ok := c.server()
 	if !ok && c.GCE {
 		return nil, cloudDNS()
 	}
@@ -96,6 +98,7 @@ func Detect(c Cluster) ([]Target, error) {
 	if err != nil {
 		return nil, err
 	}
+	first.Service = address
 	out := []Target{first}
 	for _, w := range c.Workloads {
 		if w.software() != NodeCache || w.Idle {
@@ -108,7 +111,7 @@ func Detect(c Cluster) ([]Target, error) {
 		if !c.listed(place) {
 			return nil, &UnlistedError{Place: place}
 		}
-		out = append(out, Target{Kind: NodeCache, Place: place, Main: place, Workload: w, Port: c.port(w, place)})
+		out = append(out, Target{Kind: NodeCache, Place: place, Main: place, Workload: w, Port: c.port(w, place), Service: address})
 	}
 	return out, nil
 }
@@ -128,8 +131,8 @@ func (c Cluster) openShift() Target {
 	return t
 }
 
-// server is the workload behind the Service that pods ask.
-func (c Cluster) server() (Workload, bool) {
+// server is the workload behind the Service that pods ask, and that Service's address.
+func (c Cluster) server() (Workload, string, bool) {
 	answers := func(w Workload) bool {
 		s := w.software()
 		return !w.Idle && (s == Corefile || s == KubeDNS || s == "" && c.looksLikeCoreDNS(w))
@@ -145,16 +148,16 @@ func (c Cluster) server() (Workload, bool) {
 		for _, s := range c.Services {
 			for _, w := range c.Workloads {
 				if fits(s) && selects(s, w) && answers(w) {
-					return w, true
+					return w, s.Spec.ClusterIP, true
 				}
 			}
 		}
 	}
 	i := slices.IndexFunc(c.Workloads, func(w Workload) bool { return w.Labels["k8s-app"] == "kube-dns" && answers(w) })
 	if i < 0 {
-		return Workload{}, false
+		return Workload{}, "", false
 	}
-	return c.Workloads[i], true
+	return c.Workloads[i], "", true
 }
 
 func selects(s *corev1.Service, w Workload) bool {

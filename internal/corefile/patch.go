@@ -115,3 +115,14 @@ func lineBreak(text string) string {
 	}
 	return "\n"
 }
+
+// BlockOf returns the mesh's block as it stands in a text, "" if there is none.
+func BlockOf(text, mesh string) string {
+	f := &file{text: text, starts: lineStarts(text), tokens: tokenize(text)}
+	for _, r := range f.regions() {
+		if r.mesh == mesh && r.begin != 0 && r.end != 0 {
+			return text[f.starts[r.begin-1]:f.lineEnd(r.end)]
+		}
+	}
+	return ""
+}

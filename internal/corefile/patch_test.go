@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coredns/caddy/caddyfile"
 	"github.com/google/go-cmp/cmp"
@@ -274,18 +275,22 @@ func TestOtherMesh(t *testing.T) {
 func TestUnpatchOfWhatDoesNotParse(t *testing.T) {
 	good := mustPatch(t, plain, testBlock())
 	bad := "broken {{{ \n"
+	if got := BlockOf(bad+good, "tulle-system"); got != good[len(plain):] {
+		t.Errorf("BlockOf: %q", got)
+	}
 	if back, err := Unpatch(bad+good, "tulle-system"); err != nil || back != bad+plain {
 		t.Errorf("a bad neighbour kept the block from being taken out: %v\n%s", err, back)
 	}
 }
 
 func TestReloads(t *testing.T) {
-	for text, want := range map[string]bool{
-		plain: true, "reload 5s\nlog": true, ". {\n errors\n}\n": false, "": false, "# reload": false, ". {{": false,
-		"(s) {\n reload\n}\n. {\n import s\n}": true,
+	for text, want := range map[string]time.Duration{
+		plain: 45 * time.Second, "reload 6s\nlog": 9 * time.Second, ". {\n errors\n}\n": 0, "": 0, "# reload": 0, ". {{": 0,
+		"(s) {\n reload 2s 1s\n}\n. {\n import s\n}": 3 * time.Second, ". {\n reload\n}\na {\n reload 4m\n}": 6 * time.Minute,
+		". {\n reload soon\n}": 45 * time.Second,
 	} {
 		if got := Reloads("", text); got != want {
-			t.Errorf("%q: got %v", text, got)
+			t.Errorf("%q: got %s, want %s", text, got, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // mentions are plugins that name zones without answering for them.
@@ -85,16 +86,35 @@ func rewritten(words []token) []token {
 	return words[i : i+1]
 }
 
-// Reloads is true if one of the texts has the reload plugin: then CoreDNS takes up a changed file by itself. Texts may be
-// Corefiles or files that are imported into a server block.
-func Reloads(texts ...string) bool {
-	return slices.ContainsFunc(texts, func(text string) bool {
+// Reloads says how often CoreDNS looks for a changed file: the longest interval (with its jitter) of the plugin reload in
+// the texts, 0 if none has it. Texts may be Corefiles or files that are imported into a server block.
+func Reloads(texts ...string) time.Duration {
+	longest := time.Duration(0)
+	for _, text := range texts {
 		f, err := parse(text)
 		if err != nil || len(f.blocks) == 0 {
 			if f, err = parse(". { " + text + "\n}"); err != nil {
-				return false
+				continue
 			}
 		}
-		return slices.ContainsFunc(f.blocks, func(b block) bool { return b.has("reload") })
-	})
+		for _, b := range f.blocks {
+			for _, d := range b.directives {
+				if d.name == "reload" {
+					longest = max(longest, d.interval())
+				}
+			}
+		}
+	}
+	return longest
+}
+
+// interval reads reload [INTERVAL] [JITTER]; the jitter is at most half of the interval.
+func (d directive) interval() time.Duration {
+	every := 30 * time.Second
+	if len(d.args) > 0 {
+		if given, err := time.ParseDuration(d.args[0].text); err == nil {
+			every = given
+		}
+	}
+	return every + every/2
 }
