@@ -295,18 +295,20 @@ func TestReadValues(t *testing.T) {
 	a, b := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yaml")
 	write(t, a, "proxy: {accessLog: true, drainLimit: 5s}\nzones: [a]\n")
 	write(t, b, "proxy: {drainLimit: 9s}\n")
-	got, err := ReadValues(strings.NewReader("log: {level: debug}"), []string{a, b, "-"}, []string{"zones={mesh,x}", "controller.replicas=3"})
+	got, err := ReadValues(strings.NewReader("log: {level: debug}"), ValuesSource{
+		Files: []string{a, b, "-"}, Set: []string{"zones={mesh,x}", "controller.replicas=3"}, SetString: []string{"proxy.image.tag=12e3"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Values{
-		"proxy": map[string]any{"accessLog": true, "drainLimit": "9s"}, "zones": []any{"mesh", "x"},
+		"proxy": map[string]any{"accessLog": true, "drainLimit": "9s", "image": map[string]any{"tag": "12e3"}}, "zones": []any{"mesh", "x"},
 		"log": map[string]any{"level": "debug"}, "controller": map[string]any{"replicas": int64(3)},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("values (-want +got):\n%s", diff)
 	}
-	if _, err := ReadValues(nil, []string{filepath.Join(dir, "none")}, nil); err == nil || !strings.Contains(err.Error(), "next: ") {
+	if _, err := ReadValues(nil, ValuesSource{Files: []string{filepath.Join(dir, "none")}}); err == nil || !strings.Contains(err.Error(), "next: ") {
 		t.Errorf("a missing file gives %v", err)
 	}
 }

@@ -14,11 +14,17 @@ import (
 // Values are the values that a user gives, as in a values file. They are merged over the chart's.
 type Values map[string]any
 
-// ReadValues merges values files, the later over the earlier ("-" is stdin), then assignments like
-// "proxy.accessLog=true" as `helm --set` reads them.
-func ReadValues(stdin io.Reader, files, assignments []string) (Values, error) {
+// ValuesSource says where values come from.
+type ValuesSource struct {
+	Files     []string // "-" is standard input; the later are merged over the earlier
+	Set       []string // assignments like "proxy.accessLog=true", as `helm --set` reads them
+	SetString []string // the same, but values are strings whatever they look like
+}
+
+// ReadValues merges files, then assignments, then those of strings.
+func ReadValues(stdin io.Reader, from ValuesSource) (Values, error) {
 	out := Values{}
-	for _, f := range files {
+	for _, f := range from.Files {
 		data, err := readFile(stdin, f)
 		if err != nil {
 			return nil, WithNext(fmt.Errorf("read values: %w", err), "give --values the path of a YAML file, or - for standard input")
@@ -29,9 +35,14 @@ func ReadValues(stdin io.Reader, files, assignments []string) (Values, error) {
 		}
 		out = merge(out, v)
 	}
-	for _, a := range assignments {
+	for _, a := range from.Set {
 		if err := strvals.ParseInto(a, out); err != nil {
 			return nil, WithNext(fmt.Errorf("parse --set %q: %w", a, err), "write --set key=value, with dots between nested keys: --set proxy.accessLog=true")
+		}
+	}
+	for _, a := range from.SetString {
+		if err := strvals.ParseIntoString(a, out); err != nil {
+			return nil, WithNext(fmt.Errorf("parse --set-string %q: %w", a, err), "write --set-string key=value, with dots between nested keys")
 		}
 	}
 	return out, nil
