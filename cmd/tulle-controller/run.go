@@ -237,8 +237,10 @@ func (c *command) listen(ctx context.Context) (*listeners, error) {
 		flag, address string
 		to            *net.Listener
 	}{
-		{"push-address", c.pushAddress, &l.push}, {"metrics-address", c.metricsAddress, &l.metrics},
-		{"health-address", c.healthAddress, &l.health}, {"admin-address", c.adminAddress, &l.admin},
+		{"push-address", c.pushAddress, &l.push},
+		{"metrics-address", c.metricsAddress, &l.metrics},
+		{"health-address", c.healthAddress, &l.health},
+		{"admin-address", c.adminAddress, &l.admin},
 	} {
 		if a.address == "" {
 			continue

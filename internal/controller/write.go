@@ -203,7 +203,7 @@ func writeErrors(err error) map[string]*WriteError {
 	out := map[string]*WriteError{}
 	var walk func(error)
 	walk = func(err error) {
-		if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // it is what is being unwrapped
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, e := range joined.Unwrap() {
 				walk(e)
 			}

@@ -32,10 +32,10 @@ func EnsureCA(ctx context.Context, client kubernetes.Interface, namespace string
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Secret %s: %w", CASecret, err) //nolint:staticcheck // a kind is written like that
+		return nil, fmt.Errorf("keep the CA in Secret %s: %w", CASecret, err)
 	}
 	if err := publishCA(ctx, client, namespace, ca.CertPEM()); err != nil {
-		return nil, fmt.Errorf("ConfigMap %s: %w", CAConfigMap, err) //nolint:staticcheck // a kind is written like that
+		return nil, fmt.Errorf("publish the certificate in ConfigMap %s: %w", CAConfigMap, err)
 	}
 	return ca, nil
 }

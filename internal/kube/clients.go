@@ -12,7 +12,7 @@ import (
 
 // ClientsConfig says how to reach the API server.
 type ClientsConfig struct {
-	Kubeconfig string  // a file; "" = the pod's own ServiceAccount
+	Kubeconfig string // a file; "" = the pod's own ServiceAccount
 	UserAgent  string
 	WriteQPS   float32 // of mesh addresses; default 200
 	WriteBurst int     // default 400

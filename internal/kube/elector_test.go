@@ -61,7 +61,9 @@ func TestOneLeadsAndTheNextTakesOver(t *testing.T) {
 			t.Errorf("c-2 leads after %v", time.Since(began))
 		}
 		second.stop()
-		<-second.done
+		if err := <-second.done; err != nil {
+			t.Error(err)
+		}
 	})
 }
 
@@ -87,8 +89,9 @@ func TestALeaderThatIsKilledIsFollowedWithin20Seconds(t *testing.T) {
 		}
 		first.stop()
 		second.stop()
-		<-first.done
-		<-second.done
+		if err := errors.Join(<-first.done, <-second.done); err != nil {
+			t.Error(err)
+		}
 	})
 }
 

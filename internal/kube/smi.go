@@ -194,6 +194,7 @@ type whileLive struct {
 
 func (s whileLive) Add(obj any) error    { return s.do(func() error { return s.store.Add(obj) }) }
 func (s whileLive) Update(obj any) error { return s.do(func() error { return s.store.Update(obj) }) }
+
 func (s whileLive) Delete(obj any) error { return s.do(func() error { return s.store.Delete(obj) }) }
 func (s whileLive) Resync() error        { return nil }
 func (s whileLive) Replace(objs []any, version string) error {
