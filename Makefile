@@ -3,6 +3,10 @@ SHELL      := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# Programs, tests and the linter share compiled packages only if they are built alike.
+export CGO_ENABLED := 0
+export GOFLAGS += -trimpath
+
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 CACHE      ?= $(or $(TULLE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tulle)
 LDFLAGS    := -s -w -X github.com/tulle-mesh/tulle/internal/version.Version=$(VERSION)
