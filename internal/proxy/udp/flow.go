@@ -30,9 +30,7 @@ type flow struct {
 	last     atomic.Int64 // when a datagram passed last, since epoch
 	once     sync.Once
 
-	age *list.Element // in the server's ages; guarded by its mutex
-	// seen is what last was when the flow was looked at for eviction; guarded by the server's mutex.
-	seen int64
+	place *list.Element // in the server's flows; nil once it is out of them; guarded by the server's mutex
 }
 
 // epoch makes times small numbers; only differences count.
@@ -191,36 +189,37 @@ func (f *flow) answer(d *datagram) {
 func (s *Server) admit(f *flow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ages.Len() >= s.config.MaxFlows {
+	if s.flows.Len() >= s.config.MaxFlows {
 		s.evict()
 	}
-	f.seen = f.last.Load()
-	f.age = s.ages.PushBack(f)
+	f.place = s.flows.PushBack(f)
 }
 
-// evict ends a flow that was idle for longer than most. Flows that were used since they were last looked at get
-// another turn: it is the clock algorithm, which finds the idlest ones without ordering all on every datagram.
+// sample is among how many flows the idlest is looked for when one has to go: enough to spare the busy ones, without
+// ordering all of them on every datagram.
+const sample = 32
+
+// evict ends the idlest of the flows that were not looked at for longest.
 func (s *Server) evict() {
-	for range s.ages.Len() + 1 {
-		f := s.ages.Front().Value.(*flow)
-		last := f.last.Load()
-		if last == f.seen {
-			s.ages.Remove(f.age)
-			f.age = nil
-			s.config.Meter.Refused("udp", "", "", refusal.Evicted)
-			f.close()
-			return
+	var idlest *flow
+	for range min(sample, s.flows.Len()) {
+		e := s.flows.Front()
+		s.flows.MoveToBack(e)
+		if f := e.Value.(*flow); idlest == nil || f.last.Load() < idlest.last.Load() {
+			idlest = f
 		}
-		f.seen = last
-		s.ages.MoveToBack(f.age)
 	}
+	s.flows.Remove(idlest.place)
+	idlest.place = nil
+	s.config.Meter.Refused("udp", "", "", refusal.Evicted)
+	idlest.close()
 }
 
 func (s *Server) dismiss(f *flow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f.age != nil {
-		s.ages.Remove(f.age)
-		f.age = nil
+	if f.place != nil {
+		s.flows.Remove(f.place)
+		f.place = nil
 	}
 }

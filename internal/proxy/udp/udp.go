@@ -39,8 +39,8 @@ type Server struct {
 	active  drain.Active
 	stopped atomic.Bool
 
-	mu   sync.Mutex
-	ages list.List // of *flow, those to be evicted first in front; guarded by mu
+	mu    sync.Mutex
+	flows list.List // of *flow, those in front that were not looked at for longest; guarded by mu
 }
 
 // New returns a Server.
