@@ -26,9 +26,12 @@ type env struct {
 	root     string           // the source tree
 	embedded *cluster.Cluster // nil on a given cluster
 	kubectl  cluster.Kubectl
-	clients  []client // one per node
-	release  release  // what the suite "install" installed
-	before   []string // the cluster's objects before that
+	clients  []client   // one per node
+	release  release    // what the suite "install" installed
+	before   []string   // the cluster's objects before that
+	lookups  []*load    // of the cluster's names, from before install to after uninstall
+	t        *testing.T // of the place: what lasts longer than a suite
+	builds   *builds
 }
 
 // start boots the embedded cluster, or takes the given one, and deploys the clients. All ends with the test.

@@ -18,9 +18,11 @@ func TestE2E(t *testing.T) {
 	if os.Getenv(gateEnv) == "" {
 		t.Skipf("e2e is skipped: set %s=1 to run it (on the embedded cluster, as root on Linux, or on the one of KUBECONFIG)", gateEnv)
 	}
+	built := &builds{t: t, releases: map[string]release{}}
 	for _, p := range places() {
 		t.Run(p.name, func(t *testing.T) {
 			e := start(t, p)
+			e.t, e.builds = t, built
 			for _, s := range suites() {
 				if s.runsOn(p) {
 					t.Run(s.name, func(t *testing.T) { s.run(t, e) })

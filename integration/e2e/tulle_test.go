@@ -23,12 +23,21 @@ type release struct {
 	tag      string
 }
 
+// builds keeps what was built for all places.
+type builds struct {
+	t        *testing.T // that of all places
+	releases map[string]release
+}
+
 // build makes tulle from a source tree: this one, or another commit's to upgrade from.
 func (e *env) build(t *testing.T, root string) release {
 	t.Helper()
+	if r, ok := e.builds.releases[root]; ok {
+		return r
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout)
 	defer cancel()
-	dir := t.TempDir()
+	dir := e.builds.t.TempDir()
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir, "./cmd/...")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -55,6 +64,7 @@ func (e *env) build(t *testing.T, root string) release {
 		}
 		r.archives = append(r.archives, archive)
 	}
+	e.builds.releases[root] = r
 	return r
 }
 

@@ -1,0 +1,107 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// lookups asks for names of the cluster all the time, from before install to after uninstall: none may be lost.
+func lookups(t *testing.T, e *env) {
+	for i, c := range e.clients {
+		e.lookups = append(e.lookups, c.load(e.t, fmt.Sprintf("lookups%d", i), "-rate", "25", "-timeout", "4s",
+			"dns://kubernetes.default.svc.cluster.local.", "dns://kube-dns.kube-system.svc.cluster.local."))
+	}
+}
+
+func lookupsEnd(t *testing.T, e *env) {
+	for _, l := range e.lookups {
+		s := l.stop(t)
+		t.Logf("from %s: %d lookups, %d failed, longest gap %.0f ms", l.client.node, s.Calls, s.Failed, s.GapMS)
+		if s.Calls == 0 || s.Failed > 0 {
+			t.Errorf("%d of %d lookups of the cluster's names failed: %v", s.Failed, s.Calls, s.Errors)
+		}
+	}
+}
+
+// stubDomain: what the mesh does to the cluster's DNS, and what it leaves alone.
+func stubDomain(t *testing.T, e *env) {
+	with := e.corefile(t)
+	if !strings.Contains(with, "BEGIN tulle") {
+		t.Fatalf("no block in the Corefile: %s", with)
+	}
+	c := e.clients[0]
+	canary := func() error { return c.allOK(t, "get", "http://web.e2e-dns.mesh/") }
+	ns := e.namespace(t, "e2e-dns")
+	e.apply(t, ns, file(t, "backend.yaml", "$NAME", "web", "$REPLICAS", "1", "$VERSION", "v1"))
+	e.rollout(t, ns, "deployment/web")
+	e.inARow(t, "the mesh name", 3, settleTimeout, canary)
+	t.Run("a revert by hand heals", func(t *testing.T) {
+		e.setCorefile(t, withoutBlock(t, with))
+		e.eventually(t, "the block again", func() error { return sameText(with, e.corefile(t)) })
+		e.inARow(t, "the mesh name", 3, rolloutTimeout, canary)
+	})
+	t.Run("somebody else's edit stays", func(t *testing.T) {
+		e.setCorefile(t, "# a note\n"+withoutBlock(t, with))
+		e.eventually(t, "the block and the note", func() error { return sameText("# a note\n"+with, e.corefile(t)) })
+		e.setCorefile(t, with)
+	})
+	t.Run("a bad neighbour block", func(t *testing.T) {
+		bad := strings.Replace(with, "    errors\n", "    errors\n    nosuchplugin\n", 1)
+		e.setCorefile(t, bad)
+		if err := c.allOK(t, "get", "-n", "20", "http://web.e2e-dns.mesh/"); err != nil {
+			t.Error(err)
+		}
+		e.setCorefile(t, with)
+	})
+	t.Run("the namespace hijack", func(t *testing.T) {
+		err := e.tryApply(t, "default", "{apiVersion: v1, kind: Namespace, metadata: {name: mesh}}")
+		if err == nil {
+			e.run(t, "delete", "namespace", "mesh")
+			t.Error("a namespace named like the zone was accepted")
+		}
+	})
+	t.Run("bypass", func(t *testing.T) {
+		plain := e.run(t, "-n", ns, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+		mesh := c.resolve(t, "web.e2e-dns.mesh").Answers
+		for _, step := range []struct {
+			arg  string
+			want []string
+		}{{"on", []string{plain}}, {"off", mesh}} {
+			if _, err := e.tulle(t, e.release, "dns", "bypass", step.arg); err != nil {
+				t.Fatal(err)
+			}
+			e.inARow(t, "bypass "+step.arg, 3, settleTimeout, func() error {
+				if got := c.resolve(t, "web.e2e-dns.mesh").Answers; fmt.Sprint(got) != fmt.Sprint(step.want) {
+					return fmt.Errorf("the mesh name is %v, want %v", got, step.want)
+				}
+				return nil
+			})
+		}
+	})
+}
+
+func sameText(want, got string) error {
+	if want != got {
+		return fmt.Errorf("want\n%s\nhave\n%s", want, got)
+	}
+	return nil
+}
+
+// withoutBlock is the Corefile as somebody would write it who puts back a copy from before.
+func withoutBlock(t *testing.T, corefile string) string {
+	t.Helper()
+	begin := strings.Index(corefile, "# BEGIN tulle")
+	_, after, found := strings.Cut(corefile[max(begin, 0):], "# END tulle")
+	if begin < 0 || !found {
+		t.Fatalf("no block in %s", corefile)
+	}
+	_, after, _ = strings.Cut(after, "\n")
+	return corefile[:begin] + after
+}
+
+func (e *env) setCorefile(t *testing.T, corefile string) {
+	t.Helper()
+	indented := "    " + strings.ReplaceAll(corefile, "\n", "\n    ")
+	e.apply(t, "kube-system", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: coredns}\ndata:\n  Corefile: |\n"+indented+"\n")
+}
