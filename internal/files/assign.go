@@ -10,13 +10,20 @@ import (
 
 // Loopback says what this machine's loopback allows.
 type Loopback struct {
-	FirstPort  int32 // the lowest port that may be bound (ip_unprivileged_port_start); 0 or 1 = all
-	OneAddress bool  // only 127.0.0.1 exists (macOS)
+	FirstPort  int32           // the lowest port that may be bound (ip_unprivileged_port_start); 0 or 1 = all
+	OneAddress bool            // only 127.0.0.1 exists (macOS)
+	Busy       map[Socket]bool // what other programs have; may be nil
+}
+
+// Socket is where a port is served.
+type Socket struct {
+	netip.AddrPort
+	UDP bool
 }
 
 // Assign gives every service unit an address of its own in 127.0.0.0/8 on which its own ports are served, or, where
-// the loopback doesn't allow that, high ports. It depends on the units' names only: an address stays while the files
-// change, unless two names' hashes collide.
+// the loopback doesn't allow that, high ports. It depends on the units' names and on what is busy only: an address stays
+// while the files change, unless two names' hashes collide.
 func Assign(t topology.Topology, l Loopback) shadow.Assigned {
 	a := assigner{loopback: l, taken: map[netip.Addr]bool{netip.AddrFrom4([4]byte{127, 0, 0, 1}): true}, ports: map[netip.AddrPort]bool{}}
 	for _, s := range t.Services {
@@ -51,11 +58,27 @@ type assigner struct {
 func (a *assigner) assign(u shadow.Unit, ports []topology.Port) shadow.Assignment {
 	addr := a.address(u)
 	out := shadow.Assignment{Unit: u, Addresses: []netip.Addr{addr}, Bind: addr, TargetPorts: map[shadow.PortKey]int32{}}
+	// Own ports first: a high port must not be one of them.
 	for _, p := range ports {
-		key := shadow.PortKey{Number: p.Number, UDP: p.Protocol == topology.UDP}
-		out.TargetPorts[key] = a.port(addr, u, p.Number)
+		if s := socketOf(addr, p.Number, p.Protocol == topology.UDP); a.mayBind(s) {
+			a.ports[s.AddrPort] = true
+			out.TargetPorts[keyOf(p)] = p.Number
+		}
+	}
+	for _, p := range ports {
+		if _, own := out.TargetPorts[keyOf(p)]; !own {
+			out.TargetPorts[keyOf(p)] = a.highPort(addr, u, p)
+		}
 	}
 	return out
+}
+
+func keyOf(p topology.Port) shadow.PortKey {
+	return shadow.PortKey{Number: p.Number, UDP: p.Protocol == topology.UDP}
+}
+
+func socketOf(addr netip.Addr, port int32, udp bool) Socket {
+	return Socket{AddrPort: netip.AddrPortFrom(addr, uint16(port)), UDP: udp}
 }
 
 func hash(u shadow.Unit) uint32 {
@@ -78,18 +101,24 @@ func (a *assigner) address(u shadow.Unit) netip.Addr {
 	}
 }
 
-// port is the service's own where that can be bound, else one of 20000-29999.
-func (a *assigner) port(addr netip.Addr, u shadow.Unit, number int32) int32 {
-	own := netip.AddrPortFrom(addr, uint16(number))
-	if !a.loopback.OneAddress && number >= a.loopback.FirstPort {
-		a.ports[own] = true
-		return number
-	}
-	for n := hash(u) + uint32(number); ; n++ {
-		high := netip.AddrPortFrom(addr, uint16(20000+n%10000))
-		if !a.ports[high] {
-			a.ports[high] = true
-			return int32(high.Port())
+func (a *assigner) mayBind(s Socket) bool {
+	return !a.loopback.OneAddress && int32(s.Port()) >= a.loopback.FirstPort && !a.loopback.Busy[s]
+}
+
+// highPort is one of 20000-29999, or of the ports after them when those are taken.
+func (a *assigner) highPort(addr netip.Addr, u shadow.Unit, p topology.Port) int32 {
+	const first, count = 20000, 10000
+	start := (hash(u) + uint32(p.Number)) % count
+	for i := range uint32(65536 - first) {
+		n := i
+		if i < count {
+			n = (start + i) % count
+		}
+		s := socketOf(addr, int32(first+n), p.Protocol == topology.UDP)
+		if !a.ports[s.AddrPort] && !a.loopback.Busy[s] {
+			a.ports[s.AddrPort] = true
+			return int32(s.Port())
 		}
 	}
+	return p.Number // which fails, and says so
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,31 +28,40 @@ import (
 
 // readDir decodes all files of dir. Only a folder that cannot be listed is an error.
 func readDir(dir string) (topology.Resources, error) {
-	names, err := yamlFiles(dir)
+	found, err := yamlFiles(dir)
 	if err != nil {
 		return topology.Resources{}, fmt.Errorf("list %s: %w", dir, err)
 	}
 	d := decoder{seen: map[problem.Ref]string{}}
-	for _, name := range names {
-		rel, err := filepath.Rel(dir, name)
-		if err != nil {
-			rel = name
+	for _, path := range slices.Sorted(maps.Keys(found.unread)) {
+		d.bad(fileRef(relative(dir, path), 0), problem.UnreadableFile, found.unread[path].Error())
+	}
+	for _, path := range found.files {
+		content, err := os.ReadFile(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // removed while we looked
+		case err != nil:
+			d.bad(fileRef(relative(dir, path), 0), problem.UnreadableFile, err.Error())
+		default:
+			d.file(relative(dir, path), content)
 		}
-		content, err := os.ReadFile(name)
-		if err != nil {
-			d.bad(fileRef(rel, 0), problem.UnreadableFile, err.Error())
-			continue
-		}
-		d.file(rel, content)
 	}
 	return d.finish(), nil
+}
+
+// relative is what a Problem calls a file: as the user knows it.
+func relative(dir, path string) string {
+	if rel, err := filepath.Rel(dir, path); err == nil {
+		return rel
+	}
+	return path
 }
 
 // decoder collects the objects of many files.
 type decoder struct {
 	out  topology.Resources
 	smi  []map[string]any
-	seen map[problem.Ref]string // where an object was seen first
+	seen map[problem.Ref]string // where an object was seen first; APIVersion is the group, as all versions are one object
 }
 
 func fileRef(file string, doc int) problem.Ref {
@@ -62,7 +73,7 @@ func fileRef(file string, doc int) problem.Ref {
 }
 
 func (d *decoder) bad(ref problem.Ref, reason problem.Reason, message string) {
-	d.out.Undecodable = append(d.out.Undecodable, problem.Problem{Object: ref, Reason: reason, Message: message})
+	d.out.Undecodable = append(d.out.Undecodable, problem.Newf(ref, reason, "%s", message))
 }
 
 // file decodes the documents of one file, counted from 1.
@@ -116,12 +127,14 @@ func (d *decoder) object(at problem.Ref, obj map[string]any) {
 	}
 	namespace, _ := meta["namespace"].(string)
 	ref := problem.Ref{APIVersion: apiVersion, Kind: kind, Namespace: namespace, Name: name}
-	if first, twice := d.seen[ref]; twice {
+	id := ref
+	id.APIVersion, _, _ = strings.Cut(apiVersion, "/")
+	if first, twice := d.seen[id]; twice {
 		d.bad(ref, problem.DuplicateObject, fmt.Sprintf("in %s, but %s has it already: that one is used", at.Name, first))
 		return
 	}
-	d.seen[ref] = at.Name
-	if strings.HasSuffix(strings.SplitN(apiVersion, "/", 2)[0], ".smi-spec.io") {
+	d.seen[id] = at.Name
+	if strings.HasSuffix(id.APIVersion, ".smi-spec.io") {
 		d.smi = append(d.smi, obj)
 		return
 	}
@@ -169,6 +182,9 @@ func (d *decoder) finish() topology.Resources {
 		defaultService(s)
 	}
 	d.out.EndpointSlices = append(d.out.EndpointSlices, slicesOfPods(d.out)...)
+	for _, p := range d.out.Pods {
+		defaultPod(p)
+	}
 	d.out.Namespaces = append(d.out.Namespaces, missingNamespaces(d.out)...)
 	byName(d.out.Services)
 	byName(d.out.EndpointSlices)

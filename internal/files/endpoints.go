@@ -2,6 +2,7 @@ package files
 
 import (
 	"cmp"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,6 +23,20 @@ func defaultService(s *corev1.Service) {
 			p.TargetPort = intstr.FromInt32(p.Port)
 		}
 	}
+}
+
+// node is where pods run that name no node: a caller is one of a node.
+const node = "standalone"
+
+// defaultPod sets what the scheduler would. The loopback's first address is every process's own: it makes nobody the pod
+// that is written to have it.
+func defaultPod(p *corev1.Pod) {
+	p.Spec.NodeName = cmp.Or(p.Spec.NodeName, node)
+	everybodys := func(ip string) bool { return ip == "127.0.0.1" || ip == "::1" }
+	if everybodys(p.Status.PodIP) {
+		p.Status.PodIP = ""
+	}
+	p.Status.PodIPs = slices.DeleteFunc(p.Status.PodIPs, func(ip corev1.PodIP) bool { return everybodys(ip.IP) })
 }
 
 // slicesOfPods does what the EndpointSlice controller would, for services with a selector and no slices: one slice a

@@ -7,21 +7,28 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/tulle-mesh/tulle/internal/controller"
+	"github.com/tulle-mesh/tulle/internal/problem"
+	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
-// settle is how long a folder must be quiet before it is read: editors write in several steps.
-const settle = 50 * time.Millisecond
+// settle is how long a folder must be quiet before it is read: editors write in several steps. A folder that never is
+// quiet, with a log in it perhaps, is read nonetheless after unrest.
+const (
+	settle = 50 * time.Millisecond
+	unrest = 10 * settle
+)
+
+// again is how long after a folder could not be read it is tried again: it may be about to come back.
+const again = time.Second
 
 // Source is a controller.Source over a folder.
 type Source struct {
@@ -30,12 +37,15 @@ type Source struct {
 	snapshot atomic.Pointer[controller.Snapshot]
 }
 
-// Open reads dir and all folders below it. It fails if dir cannot be listed; whatever is wrong in a file is a Problem.
+// Open reads dir and all folders below it. It fails if dir cannot be listed; whatever is wrong in a file, or comes
+// later, is a Problem.
 func Open(dir string) (*Source, error) {
 	s := &Source{dir: dir, changed: make(chan struct{}, 1)}
-	if err := s.read(); err != nil {
+	r, err := readDir(dir)
+	if err != nil {
 		return nil, err
 	}
+	s.take(r)
 	return s, nil
 }
 
@@ -45,20 +55,29 @@ func (s *Source) Changed() <-chan struct{} { return s.changed }
 // Snapshot returns what the files said when they were last read.
 func (s *Source) Snapshot() controller.Snapshot { return *s.snapshot.Load() }
 
+// read takes what the files say now. If the folder cannot be listed, everything stays as it was.
 func (s *Source) read() error {
 	r, err := readDir(s.dir)
 	if err != nil {
-		return err
+		r = s.Snapshot().Resources
+		gone := problem.Newf(fileRef(s.dir, 0), problem.UnreadableFile, "%v; what its files said stays in use", err)
+		if !slices.Contains(r.Undecodable, gone) {
+			r.Undecodable = append(slices.Clip(r.Undecodable), gone)
+		}
 	}
+	s.take(r)
+	return err
+}
+
+func (s *Source) take(r topology.Resources) {
 	if old := s.snapshot.Load(); old != nil && reflect.DeepEqual(old.Resources, r) {
-		return nil
+		return
 	}
 	s.snapshot.Store(&controller.Snapshot{Resources: r})
 	select {
 	case s.changed <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // Run reads the files again whenever they change, until ctx ends.
@@ -74,66 +93,39 @@ func (s *Source) Run(ctx context.Context) error {
 	// What changed between Open and the watch.
 	quiet := time.NewTimer(0)
 	defer quiet.Stop()
+	var since time.Time // of the first change that was not read yet
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case e := <-w.Events:
-			if e.Has(fsnotify.Create) {
-				_ = watchTree(w, e.Name) // a new folder; a file needs no watch of its own
-			}
-			quiet.Reset(settle)
-		case err := <-w.Errors:
-			return fmt.Errorf("watch %s: %w", s.dir, err)
+		case <-w.Events:
+		case <-w.Errors: // too many changes at once, so that some were not told
 		case <-quiet.C:
-			if err := s.read(); err != nil {
-				return err
+			since = time.Time{}
+			// New folders are watched before they are read, so that nothing is missed.
+			if err := errors.Join(watchTree(w, s.dir), s.read()); err != nil {
+				quiet.Reset(again)
 			}
+			continue
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(since) < unrest {
+			quiet.Reset(settle)
 		}
 	}
 }
 
+// watchTree watches a folder and all below it. What is there no more, or may not be read, is no error: reading it is.
 func watchTree(w *fsnotify.Watcher, dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil
-		case err != nil:
-			return err
-		case !d.IsDir():
-			return nil
+		if err != nil || !d.IsDir() {
+			return nil //nolint:nilerr // see above
 		}
-		if err := w.Add(path); err != nil {
+		if err := w.Add(path); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("watch %s: %w", path, err)
 		}
 		return nil
 	})
-}
-
-// yamlFiles lists the files below dir that hold objects, sorted.
-func yamlFiles(dir string) ([]string, error) {
-	if st, err := os.Stat(dir); err != nil {
-		return nil, err
-	} else if !st.IsDir() {
-		return nil, fmt.Errorf("%s is a file: name the folder that holds it", dir)
-	}
-	var names []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // removed while we looked
-			return nil
-		case err != nil:
-			return err
-		}
-		hidden := path != dir && strings.HasPrefix(d.Name(), ".")
-		if d.IsDir() && hidden {
-			return filepath.SkipDir
-		}
-		if ext := filepath.Ext(path); !d.IsDir() && !hidden && slices.Contains([]string{".yaml", ".yml", ".json"}, ext) {
-			names = append(names, path)
-		}
-		return nil
-	})
-	slices.Sort(names)
-	return names, err
 }

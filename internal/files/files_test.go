@@ -2,7 +2,7 @@ package files
 
 import (
 	"context"
-	"net/netip"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/tulle-mesh/tulle/internal/shadow"
-	"github.com/tulle-mesh/tulle/internal/topology"
+	"github.com/tulle-mesh/tulle/internal/controller"
+	"github.com/tulle-mesh/tulle/internal/problem"
 )
 
 const web = `
@@ -134,6 +134,66 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
+// What a pod is, is told by its address; the loopback's first one is every program's.
+func TestPodsOfTheLoopback(t *testing.T) {
+	s, err := Open(folder(t, map[string]string{"web.yaml": web + "---\n" + strings.NewReplacer("web-0", "web-2", "127.1.0.1", "127.0.0.1").Replace(web[strings.Index(web, "apiVersion: v1\nkind: Pod"):])}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := s.Snapshot().Resources
+	got := map[string]string{}
+	for _, p := range r.Pods {
+		got[p.Name] = p.Status.PodIP + " on " + p.Spec.NodeName
+	}
+	want := map[string]string{
+		"other": "127.1.0.3 on standalone", "web-0": "127.1.0.1 on standalone", "web-1": "127.1.0.2 on standalone", "web-2": " on standalone",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("pods (-want +got):\n%s", d)
+	}
+	var endpoints []string
+	for _, slice := range r.EndpointSlices {
+		endpoints = append(endpoints, slice.Endpoints[0].Addresses[0])
+	}
+	if d := cmp.Diff([]string{"127.1.0.1", "127.1.0.2", "127.0.0.1"}, endpoints); d != "" {
+		t.Errorf("endpoints (-want +got):\n%s", d)
+	}
+}
+
+// All versions of a kind are one object, as in a cluster.
+func TestOneObjectInTwoVersions(t *testing.T) {
+	older := strings.ReplaceAll(web[strings.LastIndex(web, "---"):], "v1alpha4", "v1alpha2")
+	s, err := Open(folder(t, map[string]string{"web.yaml": web, "web-old.yaml": older}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := s.Snapshot().Resources
+	if len(r.SMI.TrafficSplits) != 1 || len(r.Undecodable) != 1 || r.Undecodable[0].Reason != problem.DuplicateObject {
+		t.Errorf("%d splits and problems %v, want one and DuplicateObject", len(r.SMI.TrafficSplits), r.Undecodable)
+	}
+}
+
+// A pipe among the files is not waited for.
+func TestNoRegularFile(t *testing.T) {
+	dir := folder(t, map[string]string{"web.yaml": web})
+	if err := os.Mkdir(filepath.Join(dir, "folder.yaml"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := makePipe(filepath.Join(dir, "pipe.yaml")); err != nil {
+		t.Skip("no pipes here:", err)
+	}
+	if err := os.Symlink("nowhere", filepath.Join(dir, "link.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := s.Snapshot().Resources; len(r.Services) != 1 || len(r.Undecodable) != 0 {
+		t.Errorf("%d services, problems %v", len(r.Services), r.Undecodable)
+	}
+}
+
 func TestNoFolder(t *testing.T) {
 	if _, err := Open(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a folder that isn't there was opened")
@@ -167,6 +227,20 @@ func TestChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitServices(t, s, "deep")
+
+	// A folder that goes away, as when another commit is checked out, changes nothing until it is back.
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	awaitProblem(t, s, problem.UnreadableFile)
+	awaitServices(t, s, "deep")
+	write(t, filepath.Join(dir, "new.yaml"), strings.ReplaceAll(web, "name: web,", "name: back,"))
+	awaitServices(t, s, "back")
+	if p := s.Snapshot().Resources.Undecodable; len(p) > 0 {
+		t.Errorf("the folder is back, but %v", p)
+	}
+	write(t, filepath.Join(dir, "new.yaml"), strings.ReplaceAll(web, "name: web,", "name: watched,"))
+	awaitServices(t, s, "watched")
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run: %v", err)
@@ -175,76 +249,40 @@ func TestChanges(t *testing.T) {
 
 func awaitServices(t *testing.T, s *Source, want ...string) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
-	var got []string
-	for {
-		got = nil
-		for _, o := range s.Snapshot().Resources.Services {
+	await(t, s, func(c controller.Snapshot) error {
+		var got []string
+		for _, o := range c.Resources.Services {
 			got = append(got, o.Name)
 		}
-		if slices.Equal(got, want) {
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("services %v, want %v", got, want)
+		}
+		return nil
+	})
+}
+
+func awaitProblem(t *testing.T, s *Source, want problem.Reason) {
+	t.Helper()
+	await(t, s, func(c controller.Snapshot) error {
+		if !slices.ContainsFunc(c.Resources.Undecodable, func(p problem.Problem) bool { return p.Reason == want }) {
+			return fmt.Errorf("problems %v, want %s", c.Resources.Undecodable, want)
+		}
+		return nil
+	})
+}
+
+func await(t *testing.T, s *Source, holds func(controller.Snapshot) error) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		err := holds(s.Snapshot())
+		if err == nil {
 			return
 		}
 		select {
 		case <-s.Changed():
 		case <-deadline:
-			t.Fatalf("services %v, want %v", got, want)
-		}
-	}
-}
-
-func unit(name string) shadow.Unit {
-	return shadow.Unit{Name: topology.Name{Namespace: "shop", Name: name}}
-}
-
-func units(names ...string) topology.Topology {
-	var t topology.Topology
-	for _, n := range names {
-		t.Services = append(t.Services, topology.Service{Name: topology.Name{Namespace: "shop", Name: n}, Ports: []topology.Port{
-			{Number: 53, Protocol: topology.TCP}, {Number: 53, Protocol: topology.UDP}, {Number: 8080, Protocol: topology.HTTP},
-		}})
-	}
-	return t
-}
-
-func TestAssign(t *testing.T) {
-	names := []string{"a", "b", "c", "a-b"}
-	all := Assign(units(names...), Loopback{FirstPort: 1024})
-	seen := map[netip.Addr]bool{}
-	for _, n := range names {
-		a := all.Units[unit(n)]
-		if len(a.Addresses) != 1 || a.Bind != a.Addresses[0] || !a.Bind.IsLoopback() || seen[a.Bind] {
-			t.Errorf("%s: address %v, bound %v: want one of its own", n, a.Addresses, a.Bind)
-		}
-		seen[a.Bind] = true
-		if p := a.TargetPorts[shadow.PortKey{Number: 8080}]; p != 8080 {
-			t.Errorf("%s: port 8080 is served on %d", n, p)
-		}
-		tcp, udp := a.TargetPorts[shadow.PortKey{Number: 53}], a.TargetPorts[shadow.PortKey{Number: 53, UDP: true}]
-		if tcp < 1024 || udp < 1024 {
-			t.Errorf("%s: port 53 is served on %d and %d, which takes root", n, tcp, udp)
-		}
-		if alone := Assign(units(n), Loopback{FirstPort: 1024}).Units[unit(n)]; alone.Bind != a.Bind {
-			t.Errorf("%s: address %v alone, %v with others", n, alone.Bind, a.Bind)
-		}
-	}
-	if p := Assign(units("a"), Loopback{}).Units[unit("a")].TargetPorts[shadow.PortKey{Number: 53}]; p != 53 {
-		t.Errorf("as root port 53 is served on %d", p)
-	}
-}
-
-func TestAssignOnOneAddress(t *testing.T) {
-	all := Assign(units("a", "b", "c"), Loopback{FirstPort: 1024, OneAddress: true})
-	seen := map[int32]bool{}
-	for u, a := range all.Units {
-		if a.Bind.String() != "127.0.0.1" {
-			t.Errorf("%v binds %v", u, a.Bind)
-		}
-		for _, p := range a.TargetPorts {
-			if seen[p] || p < 1024 {
-				t.Errorf("%v: port %d is taken already", u, p)
-			}
-			seen[p] = true
+			t.Fatal(err)
 		}
 	}
 }
