@@ -69,11 +69,14 @@ func (b *builder) accept(slice *discoveryv1.EndpointSlice, e *discoveryv1.Endpoi
 func (b *builder) judge(addr netip.Addr, slice *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) refusal {
 	x := &b.index
 	pod := x.pods[addr]
+	foreign := pod != nil && pod.Namespace != slice.Namespace && !b.config.ForeignPods
 	switch {
 	case addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return noUnicast
 	case pod != nil && pod.Namespace == b.config.MeshNamespace:
 		return ofProxy // even if allowed: a request would go round in circles
+	case foreign && x.allowed.contains(addr):
+		return ofForeignPod // a range that is allowed lets nobody reach the pods of others in it
 	case x.allowed.contains(addr):
 		return ""
 	case addr.IsLoopback():
@@ -82,7 +85,7 @@ func (b *builder) judge(addr netip.Addr, slice *discoveryv1.EndpointSlice, e *di
 		return isLinkLocal
 	case x.cluster[addr] != "":
 		return x.cluster[addr]
-	case pod != nil && pod.Namespace != slice.Namespace && !b.config.ForeignPods:
+	case foreign:
 		return ofForeignPod
 	case pod != nil:
 		return ""
