@@ -48,7 +48,34 @@ func (c *Cluster) ContainerProcesses(ctx context.Context, namespace, pod, contai
 	return cgroupProcesses(dir)
 }
 
-// findCgroup looks for a container's cgroup; the kubelet decides how deep it lies.
+// PodProcesses are the processes of all containers of a pod, that of its sandbox among them: when they die the pod gets
+// another address.
+func (c *Cluster) PodProcesses(ctx context.Context, namespace, pod string) ([]Process, error) {
+	out, err := c.Kubectl.Run(ctx, "-n", namespace, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName} {.metadata.uid}")
+	if err != nil {
+		return nil, err
+	}
+	place, uid, _ := strings.Cut(strings.TrimSpace(out), " ")
+	dir, err := findCgroup(c.o.Name, place, "pod"+uid)
+	if err != nil {
+		return nil, fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
+	}
+	containers, err := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	var all []Process
+	for _, f := range containers {
+		ps, err := cgroupProcesses(filepath.Dir(f))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, ps...)
+	}
+	return all, nil
+}
+
+// findCgroup looks for the cgroup of a container or a pod; the kubelet decides how deep it lies.
 func findCgroup(cluster, place, id string) (string, error) {
 	hs, err := hierarchies()
 	if err != nil {

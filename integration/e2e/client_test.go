@@ -117,6 +117,7 @@ type load struct {
 	client client
 	name   string
 	done   chan error
+	ended  bool
 	out    bytes.Buffer
 	errs   bytes.Buffer
 }
@@ -131,6 +132,13 @@ func (c client) load(t *testing.T, name string, args ...string) *load {
 		t.Fatal(err)
 	}
 	go func() { l.done <- cmd.Wait() }()
+	t.Cleanup(func() { // the end of kubectl would not end what it runs
+		if !l.ended {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), execTimeout)
+			defer cancel()
+			_ = c.command(ctx, "stop", name).Run() // it may have ended by itself
+		}
+	})
 	return l
 }
 
@@ -153,7 +161,9 @@ func (l *load) stop(t *testing.T) report.Summary {
 // wait is for a load with a -duration.
 func (l *load) wait(t *testing.T) report.Summary {
 	t.Helper()
-	if err := <-l.done; err != nil {
+	err := <-l.done
+	l.ended = true
+	if err != nil {
 		t.Fatalf("load %s: %v: %s", l.name, err, l.errs.String())
 	}
 	var s report.Summary

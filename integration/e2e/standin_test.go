@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -30,7 +31,6 @@ const (
 type standin struct {
 	client    kubernetes.Interface
 	namespace string
-	swap      bool         // a new pod takes over only when the old one goes: one write; else both are there meanwhile
 	writes    atomic.Int64 // of slices
 	current   []corev1.Pod // what the slices say
 }
@@ -71,6 +71,14 @@ func (s *standin) create(ctx context.Context) ([]string, error) {
 		return err
 	})
 	return urls, err
+}
+
+func (s *standin) delete(ctx context.Context) error {
+	return each(func(i int) error {
+		return errors.Join(
+			s.client.CoreV1().Services(s.namespace).Delete(ctx, shadowName(i), metav1.DeleteOptions{}),
+			s.client.DiscoveryV1().EndpointSlices(s.namespace).Delete(ctx, shadowName(i), metav1.DeleteOptions{}))
+	})
 }
 
 func (s *standin) slice(i int) *discoveryv1.EndpointSlice {
@@ -156,26 +164,13 @@ func ignoreEnd(ctx context.Context, err error) error {
 
 // wanted are the pods that take new connections: ready and not on their way out.
 func (s *standin) wanted(pods []corev1.Pod) []corev1.Pod {
-	byNode := map[string][]corev1.Pod{}
+	var want []corev1.Pod
 	for _, p := range pods {
 		if p.DeletionTimestamp == nil && podReady(p) {
-			byNode[p.Spec.NodeName] = append(byNode[p.Spec.NodeName], p)
+			want = append(want, p)
 		}
-	}
-	var want []corev1.Pod
-	for _, ps := range byNode {
-		if s.swap && len(ps) > 1 {
-			if i := slices.IndexFunc(ps, func(p corev1.Pod) bool { return s.uses(p) }); i >= 0 {
-				ps = ps[i : i+1]
-			}
-		}
-		want = append(want, ps...)
 	}
 	return want
-}
-
-func (s *standin) uses(p corev1.Pod) bool {
-	return slices.ContainsFunc(s.current, func(c corev1.Pod) bool { return c.UID == p.UID })
 }
 
 func podReady(p corev1.Pod) bool {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/integration/images/report"
@@ -21,6 +22,8 @@ import (
 type server struct {
 	self   report.Answer
 	linger time.Duration // how long it goes on as if nothing was after SIGTERM
+	drain  time.Duration // and then tells HTTP clients to leave, before it closes
+	bye    atomic.Bool   // it does so
 	wg     sync.WaitGroup
 }
 
@@ -33,6 +36,7 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	banner := f.String("banner", "", "TCP echo that says its name first")
 	udp := f.String("udp", "", "UDP echo, with its name before the payload")
 	linger := f.Duration("linger", 0, "time between SIGTERM and the end of listening")
+	drain := f.Duration("drain", 0, "time after that in which HTTP responses say 'Connection: close'")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -43,7 +47,7 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := &server{linger: *linger, self: report.Answer{
+	s := &server{linger: *linger, drain: *drain, self: report.Answer{
 		Pod: cmp.Or(os.Getenv("POD_NAME"), host), Node: os.Getenv("NODE_NAME"), Version: os.Getenv("VERSION"),
 	}}
 	kinds := []struct {
@@ -98,6 +102,8 @@ func (s *server) atEnd(ctx context.Context, f func()) {
 	s.wg.Go(func() {
 		<-ctx.Done()
 		time.Sleep(s.linger)
+		s.bye.Store(true)
+		time.Sleep(s.drain)
 		f()
 	})
 }

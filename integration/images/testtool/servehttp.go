@@ -89,6 +89,9 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	a.Body = string(body)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Pod", a.Pod)
+	if s.bye.Load() {
+		w.Header().Set("Connection", "close")
+	}
 	if status, err := strconv.Atoi(q.Get("status")); err == nil {
 		w.WriteHeader(status)
 	}

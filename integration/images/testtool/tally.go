@@ -59,6 +59,7 @@ func (t *tally) add(due time.Time, o outcome) {
 
 func (t *tally) fail(now, due time.Time, o outcome) {
 	t.sum.Failed++
+	t.sum.LastFailure = now
 	text := "status"
 	if o.err != nil {
 		text = o.err.Error()
