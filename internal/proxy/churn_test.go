@@ -121,7 +121,7 @@ func TestNothingFailsUnderChurn(t *testing.T) {
 			}
 		})
 	}
-	for i := range 25 {
+	for i := range 15 {
 		r.replace(t)
 		s := service("web", httpPort, 80, target)
 		if i%2 == 0 {

@@ -97,21 +97,15 @@ const retryPorts = time.Second
 
 // Run serves until ctx ends; what is still being served then is cut. See Drain for the gentle way. It is called once.
 func (p *Proxy) Run(ctx context.Context) error {
+	stopLog := p.runLog()
+	defer stopLog()
 	running, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var wg sync.WaitGroup
-	errs := make(chan error, 2)
-	wg.Go(func() {
-		errs <- p.http.Run(running)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- p.http.Run(running)
 		cancel()
-	})
-	if p.config.AccessLog != nil {
-		wg.Go(func() {
-			if err := p.config.AccessLog.Run(running); err != nil {
-				p.config.Log.Error("access log ended", "err", err) // serving goes on without it
-			}
-		})
-	}
+	}()
 	tick := time.NewTicker(retryPorts)
 	defer tick.Stop()
 	for running.Err() == nil {
@@ -125,9 +119,27 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.tcp.Cut()
 	p.udp.Cut()
 	p.accepting.Wait()
-	wg.Wait()
+	err := <-ended
 	p.set.Close()
-	return <-errs
+	return err
+}
+
+// runLog writes the access log until stop is called, which waits for what is pending.
+func (p *Proxy) runLog() (stop func()) {
+	if p.config.AccessLog == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var log sync.WaitGroup
+	log.Go(func() {
+		if err := p.config.AccessLog.Run(ctx); err != nil {
+			p.config.Log.Error("access log ended", "err", err) // serving goes on without it
+		}
+	})
+	return func() {
+		cancel()
+		log.Wait()
+	}
 }
 
 // Ready says that the proxy has the settings of the mesh and its own resource, which is the last kind to come, so that

@@ -42,16 +42,23 @@ type exchange struct {
 var errTimeout = errors.New("time limit of the service")
 
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	if !s.begin() {
+		panic(http.ErrAbortHandler)
+	}
+	defer s.handlers.Done()
 	x := &exchange{server: s, w: w, r: r, begun: time.Now(), client: r.Context().Value(connKey{}).(*client)}
 	x.target = target(r)
 	x.path, _, _ = strings.Cut(x.target, "?")
 	x.body = newRequestBody(w, r)
 	defer x.end()
 	if s.draining.Load() || x.client.binding.Closed.Load() {
-		w.Header()["Connection"] = []string{"close"} // HTTP/2: GOAWAY
+		x.close()
 	}
 	x.serve()
 }
+
+// close ends the connection after this exchange; on HTTP/2 it is a GOAWAY.
+func (x *exchange) close() { x.w.Header()["Connection"] = []string{"close"} }
 
 func (x *exchange) serve() {
 	table := x.server.config.Table()
@@ -101,20 +108,27 @@ func (x *exchange) limit(cancel context.CancelCauseFunc) *time.Timer {
 // end counts and logs the exchange, whatever happened.
 func (x *exchange) end() {
 	p := recover()
-	s := x.server
 	if p != nil && p != http.ErrAbortHandler { //nolint:errorlint // net/http compares it this way, too
-		s.config.Meter.Panicked("http")
-		s.config.Log.Error("panic in an http request", "panic", p, "stack", string(debug.Stack()))
+		x.panicked(p)
 		if x.status == 0 {
-			x.reason = refusal.Internal
+			x.close()
+			x.refuse(refusal.Internal)
+			p = nil
+		} else {
+			p = http.ErrAbortHandler // ends the connection or stream, and is not logged again
 		}
-		p = http.ErrAbortHandler // ends the connection or stream, and is not logged again
 	}
 	x.count()
 	x.body.release()
 	if p != nil {
 		panic(p)
 	}
+}
+
+func (x *exchange) panicked(p any) {
+	x.server.config.Meter.Panicked("http")
+	x.server.config.Log.Error("panic in an http request", "panic", p, "stack", string(debug.Stack()))
+	x.reason = refusal.Internal
 }
 
 func (x *exchange) count() {

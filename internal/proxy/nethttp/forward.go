@@ -77,7 +77,7 @@ func (x *exchange) fail(ctx context.Context, err error) {
 	case ctx.Err() != nil:
 		panic(http.ErrAbortHandler) // the client is gone
 	case x.body.failed.Load() != nil:
-		x.w.Header()["Connection"] = []string{"close"}
+		x.close()
 		x.refuse(refusal.BadRequest)
 	case errors.As(err, new(*upstream.DialError)):
 		x.refuse(refusal.ConnectFailed)

@@ -43,8 +43,12 @@ type Server struct {
 	http     *http.Server
 	conns    *handover
 	draining atomic.Bool
-	open     atomic.Int64 // HTTP connections
+	open     atomic.Int64 // connections that were not upgraded
 	upgraded drain.Active
+
+	mu       sync.Mutex
+	ended    bool           // guarded by mu
+	handlers sync.WaitGroup // of requests; Add is guarded by mu
 }
 
 // New returns a Server.
@@ -86,10 +90,24 @@ func (s *Server) Run(ctx context.Context) error {
 	err := s.http.Serve(s.conns)
 	<-ctx.Done() // Serve returns when draining begins; its connections go on
 	s.upgraded.Cut()
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.handlers.Wait()
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve http: %w", err)
 	}
 	return nil
+}
+
+// begin counts a request, unless all has ended.
+func (s *Server) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.handlers.Add(1)
+	}
+	return !s.ended
 }
 
 // Drain asks all connections to end: by Connection: close on HTTP/1, GOAWAY on HTTP/2. An idle HTTP/1 connection is
