@@ -132,7 +132,7 @@ func (m mount) key(file string) (string, bool) {
 }
 
 // corefileOf finds the ConfigMap with a workload's Corefile, and the directory that its imports are relative to: by the
-// argument -conf, or else by a key called Corefile.
+// argument -conf, by a key called Corefile, or else by a key that the user gave.
 func (c Cluster) corefileOf(w Workload) (Place, string, bool) {
 	mounts := w.mounts()
 	for _, m := range mounts {
@@ -151,6 +151,11 @@ func (c Cluster) corefileOf(w Workload) (Place, string, bool) {
 		}
 		if len(m.items) == 0 && c.text(place) != "" {
 			return place, m.path, true
+		}
+	}
+	for _, l := range c.Listed {
+		if l.Key != "" && l.Namespace == w.Namespace && c.text(l) != "" {
+			return l, "/", true
 		}
 	}
 	return Place{}, "", false

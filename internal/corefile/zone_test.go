@@ -3,6 +3,9 @@ package corefile
 import (
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func TestValidZone(t *testing.T) {
@@ -51,5 +54,20 @@ func TestWorkloadNames(t *testing.T) {
 		if got := imageName(image); got != want {
 			t.Errorf("%s: got %s, want %s", image, got, want)
 		}
+	}
+}
+
+func TestListedKey(t *testing.T) {
+	w := Workload{Kind: "Deployment", Namespace: "kube-system", Name: "dns", Labels: map[string]string{"k8s-app": "kube-dns"}}
+	w.Spec.Containers = []corev1.Container{{Image: "coredns"}}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "made-by-init"}, Data: map[string]string{"template": plain}}
+	c := Cluster{Workloads: []Workload{w}, ConfigMaps: []*corev1.ConfigMap{cm}, Listed: []Place{{Namespace: "kube-system", Name: "made-by-init"}}}
+	if _, err := Detect(c); err == nil {
+		t.Error("nothing says which key is the Corefile")
+	}
+	c.Listed[0].Key = "template"
+	got, err := Detect(c)
+	if err != nil || len(got) != 1 || got[0].Place != c.Listed[0] || got[0].Kind != Corefile {
+		t.Errorf("got %v, %v", got, err)
 	}
 }
