@@ -43,7 +43,7 @@ func (r *rollout) add(t *testing.T) {
 		}
 	}
 	l := listen(t)
-	go p.Serve(l)
+	go func() { _ = p.Serve(l) }() // until the pod ends
 	t.Cleanup(func() { p.Close() })
 	e := endpoints("web", httpPort, 80, l.Addr().String()).Ports[0].Endpoints[0]
 	r.next++

@@ -84,7 +84,7 @@ func TestDrainEndsAtOnceWithoutConnections(t *testing.T) {
 
 func TestDrainWaitsForTCPAndUDPUpToItsLimit(t *testing.T) {
 	m := start(t)
-	front := m.serve("db", tcpPort, rawServer(t, func(c net.Conn) { io.Copy(c, c) }))
+	front := m.serve("db", tcpPort, rawServer(t, echo))
 	c := dialRaw(t, front)
 	u := dialUDP(t, m.serve("dns", udpPort, echoUDP(t)))
 	if got := u.ask("hello"); got != "hello" {

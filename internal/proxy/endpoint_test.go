@@ -92,7 +92,7 @@ func breaking(t *testing.T, times int64) (address string, requests *atomic.Int64
 			if requests.Add(1) <= times {
 				return
 			}
-			io.WriteString(c, ok)
+			_, _ = io.WriteString(c, ok)
 		}
 	}), requests
 }
@@ -149,7 +149,7 @@ func TestKeptConnectionsThatEnd(t *testing.T) {
 			if i == 1 {
 				return // the second one of a connection gets no answer
 			}
-			io.WriteString(c, ok)
+			_, _ = io.WriteString(c, ok)
 		}
 	}))
 	client := &http.Transport{}

@@ -58,7 +58,7 @@ func grpcEcho(t *testing.T) string {
 			}
 		}
 	}))
-	go s.Serve(l)
+	go func() { _ = s.Serve(l) }() // until Stop
 	t.Cleanup(s.Stop)
 	return l.Addr().String()
 }
@@ -186,7 +186,7 @@ func TestGRPCBackendDiesInAStream(t *testing.T) {
 		<-stream.Context().Done()
 		return nil
 	}))
-	go s.Serve(l)
+	go func() { _ = s.Serve(l) }() // until Stop
 	t.Cleanup(s.Stop)
 	c := dialGRPC(t, m.serveScheme("echo", configv1.Scheme_SCHEME_H2C, l.Addr().String()))
 	stream, err := c.NewStream(t.Context(), bidi, "/echo.Echo/Talk")

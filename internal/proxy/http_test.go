@@ -32,8 +32,8 @@ func TestRequestTargetPassesByteForByte(t *testing.T) {
 			continue
 		}
 		head := within(t, heads, "request")
-		if got, want := strings.SplitN(head, "\r\n", 2)[0], method+" "+target+" HTTP/1.1"; got != want {
-			t.Errorf("sent %q, arrived %q", want, got)
+		if got, _, _ := strings.Cut(head, "\r\n"); got != method+" "+target+" HTTP/1.1" {
+			t.Errorf("sent %s %s, arrived %q", method, target, got)
 		}
 	}
 }
@@ -49,7 +49,7 @@ func TestAbsoluteFormLosesOnlyItsAuthority(t *testing.T) {
 		c.say("GET " + sent + " HTTP/1.1\r\nHost: web.shop.mesh\r\n\r\n")
 		c.answer("GET")
 		head := within(t, heads, "request")
-		if got := strings.SplitN(head, "\r\n", 2)[0]; got != "GET "+want+" HTTP/1.1" {
+		if got, _, _ := strings.Cut(head, "\r\n"); got != "GET "+want+" HTTP/1.1" {
 			t.Errorf("%s arrived as %q", sent, got)
 		}
 		if !strings.Contains(head, "\r\nHost: web.shop.mesh\r\n") {
@@ -178,9 +178,9 @@ func TestHeadComesBeforeASlowBody(t *testing.T) {
 	goOn := make(chan struct{})
 	c := dialRaw(t, m.serve("web", httpPort, rawServer(t, func(c net.Conn) {
 		if _, err := readHead(bufio.NewReader(c)); err == nil {
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
 			<-goOn
-			io.WriteString(c, "ok")
+			_, _ = io.WriteString(c, "ok")
 		}
 	})))
 	c.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -231,7 +231,7 @@ func TestInterimResponsesPass(t *testing.T) {
 	m := start(t)
 	c := dialRaw(t, m.serve("web", httpPort, rawServer(t, func(c net.Conn) {
 		if _, err := readHead(bufio.NewReader(c)); err == nil {
-			io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"+ok)
+			_, _ = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"+ok)
 		}
 	})))
 	c.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -249,7 +249,7 @@ func TestEarlyResponse(t *testing.T) {
 	m := start(t)
 	front := m.serve("web", httpPort, rawServer(t, func(c net.Conn) {
 		if _, err := readHead(bufio.NewReader(c)); err == nil {
-			io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+			_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
 			<-time.After(100 * time.Millisecond)
 		}
 	}))
@@ -285,7 +285,7 @@ func TestCloseDelimitedAndHTTP10Responses(t *testing.T) {
 	m := start(t)
 	front := m.serve("old", httpPort, rawServer(t, func(c net.Conn) {
 		if _, err := readHead(bufio.NewReader(c)); err == nil {
-			io.WriteString(c, "HTTP/1.0 200 OK\r\nX-Old: 1\r\n\r\nuntil the end")
+			_, _ = io.WriteString(c, "HTTP/1.0 200 OK\r\nX-Old: 1\r\n\r\nuntil the end")
 		}
 	}))
 	c := dialRaw(t, front)
@@ -306,7 +306,7 @@ func TestCloseDelimitedAndHTTP10Responses(t *testing.T) {
 func TestTrailersPassBothWays(t *testing.T) {
 	m := start(t)
 	c := dialRaw(t, m.serve("web", httpPort, backend(t, func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
+		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Trailer", "X-Announced")
 		fmt.Fprint(w, r.Trailer.Get("X-Sum"), r.Trailer.Get("X-Silent"))
 		w.Header().Set("X-Announced", "1")
@@ -341,7 +341,7 @@ func TestBrokenResponsesAreBrokenOff(t *testing.T) {
 	} {
 		front := m.serve("web", httpPort, rawServer(t, func(c net.Conn) {
 			if _, err := readHead(bufio.NewReader(c)); err == nil {
-				io.WriteString(c, answer)
+				_, _ = io.WriteString(c, answer)
 			}
 		}))
 		c := dialRaw(t, front)
@@ -388,11 +388,11 @@ func TestRefusalsOfHTTP(t *testing.T) {
 	refused(t, get(t, front), 503, "no-endpoint")
 	m.remove(&configv1.Endpoints{}, "shop/web")
 	refused(t, get(t, front), 503, "no-endpoint")
-	m.set("shop/web", endpoints("web", httpPort, 80, rawServer(t, func(c net.Conn) { readHead(bufio.NewReader(c)) })))
+	m.set("shop/web", endpoints("web", httpPort, 80, rawServer(t, func(c net.Conn) { _, _ = readHead(bufio.NewReader(c)) })))
 	refused(t, get(t, front), 502, "upstream-failed")
 	m.set("shop/web", endpoints("web", httpPort, 80, rawServer(t, func(c net.Conn) {
-		readHead(bufio.NewReader(c))
-		io.WriteString(c, "SSH-2.0-x\r\n")
+		_, _ = readHead(bufio.NewReader(c))
+		_, _ = io.WriteString(c, "SSH-2.0-x\r\n")
 	})))
 	refused(t, get(t, front), 502, "upstream-failed")
 }

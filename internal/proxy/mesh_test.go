@@ -37,7 +37,7 @@ func start(t *testing.T, change ...func(*proxy.Config)) *mesh {
 		f(&c)
 	}
 	m.Proxy = proxy.New(c)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // t.Context ends before the clean-up
 	ended := make(chan error, 1)
 	go func() { ended <- m.Run(ctx) }()
 	m.stop = sync.OnceFunc(func() {

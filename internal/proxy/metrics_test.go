@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -22,7 +21,7 @@ import (
 func TestRequestsAreCounted(t *testing.T) {
 	m := start(t)
 	m.set("shop/v1", endpoints("v1", httpPort, 80, backend(t, func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
+		_, _ = io.Copy(io.Discard, r.Body)
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, "none")
 	})))
@@ -80,7 +79,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	m := start(t, func(c *proxy.Config) { c.AccessLog = meter.NewAccessLog(io.Discard) })
 	text(t, get(t, m.serve("web", httpPort, says(t, "web"))))
 	text(t, get(t, m.serve("none", httpPort)))
-	dialRaw(t, m.serve("db", tcpPort, rawServer(t, func(c net.Conn) { io.Copy(c, c) }))).say("x")
+	dialRaw(t, m.serve("db", tcpPort, rawServer(t, echo))).say("x")
 	dialUDP(t, m.serve("dns", udpPort, echoUDP(t))).ask("x")
 	page, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {

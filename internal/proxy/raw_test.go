@@ -122,6 +122,9 @@ func within[T any](t *testing.T, ch <-chan T, what string) T {
 
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
+// echo sends back what it gets, until the end.
+func echo(c net.Conn) { _, _ = io.Copy(c, c) }
+
 func listen(t *testing.T) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

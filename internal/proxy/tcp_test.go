@@ -33,7 +33,7 @@ func TestHalfClosedConnections(t *testing.T) {
 	t.Run("server first", func(t *testing.T) {
 		heard := make(chan string, 1)
 		c := dialRaw(t, m.serve("db", tcpPort, rawServer(t, func(c net.Conn) {
-			c.(*net.TCPConn).CloseWrite()
+			_ = c.(*net.TCPConn).CloseWrite()
 			all, _ := io.ReadAll(c)
 			heard <- string(all)
 		})))
@@ -49,7 +49,7 @@ func TestHalfClosedConnections(t *testing.T) {
 }
 
 func reset(c net.Conn) {
-	c.(*net.TCPConn).SetLinger(0)
+	_ = c.(*net.TCPConn).SetLinger(0)
 	c.Close()
 }
 
@@ -57,7 +57,7 @@ func TestResetsPass(t *testing.T) {
 	m := start(t)
 	t.Run("from the server", func(t *testing.T) {
 		c := dialRaw(t, m.serve("db", tcpPort, rawServer(t, func(c net.Conn) {
-			c.Read(make([]byte, 1))
+			_, _ = c.Read(make([]byte, 1))
 			reset(c)
 		})))
 		c.say("x")
@@ -84,10 +84,10 @@ func TestResetsPass(t *testing.T) {
 func TestLastWordsArrive(t *testing.T) {
 	m := start(t)
 	c := dialRaw(t, m.serve("db", tcpPort, rawServer(t, func(c net.Conn) {
-		c.Read(make([]byte, 1))
+		_, _ = c.Read(make([]byte, 1))
 		fmt.Fprintln(c, "too long, goodbye")
-		c.(*net.TCPConn).CloseWrite()
-		io.Copy(io.Discard, io.LimitReader(c, 1<<20))
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, io.LimitReader(c, 1<<20))
 	})))
 	go func() {
 		junk := make([]byte, 64<<10)
@@ -133,7 +133,7 @@ func TestTCPConnectsElsewhere(t *testing.T) {
 
 func TestIdleTCPConnectionsEnd(t *testing.T) {
 	m := start(t, func(c *proxy.Config) { c.TCPIdle = 200 * time.Millisecond })
-	front := m.serve("db", tcpPort, rawServer(t, func(c net.Conn) { io.Copy(c, c) }))
+	front := m.serve("db", tcpPort, rawServer(t, echo))
 	c := dialRaw(t, front)
 	for range 8 { // longer than the limit in all
 		c.say("tick\n")
@@ -148,15 +148,15 @@ func TestIdleTCPConnectionsEnd(t *testing.T) {
 func TestBulkIsCountedAndWhole(t *testing.T) {
 	m := start(t)
 	c := dialRaw(t, m.serve("db", tcpPort, rawServer(t, func(c net.Conn) {
-		io.Copy(c, c)
-		c.(*net.TCPConn).CloseWrite()
+		echo(c)
+		_ = c.(*net.TCPConn).CloseWrite()
 	})))
 	const size = 8 << 20
 	sent := make([]byte, size)
 	rand.Read(sent)
 	go func() {
-		c.Write(sent)
-		c.CloseWrite()
+		_, _ = c.Write(sent) // a failure shows in what comes back
+		_ = c.CloseWrite()
 	}()
 	got, err := io.ReadAll(c.r)
 	if err != nil || string(got) != string(sent) {
@@ -176,7 +176,7 @@ func TestBulkIsCountedAndWhole(t *testing.T) {
 // Live connections don't notice what happens to their service.
 func TestTCPConnectionsOutliveTheirListener(t *testing.T) {
 	m := start(t)
-	front := m.serve("db", tcpPort, rawServer(t, func(c net.Conn) { io.Copy(c, c) }))
+	front := m.serve("db", tcpPort, rawServer(t, echo))
 	c := dialRaw(t, front)
 	c.say("one\n")
 	c.expect("one\n")

@@ -25,17 +25,17 @@ func shouter(t *testing.T) string {
 			return
 		}
 		if !strings.Contains(head, "\r\nConnection: Upgrade\r\n") || !strings.Contains(head, "\r\nUpgrade: shout/1\r\n") {
-			io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+			_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 			return
 		}
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: Shout/1\r\nX-Key: k\r\n\r\nhello\n")
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: Shout/1\r\nX-Key: k\r\n\r\nhello\n")
 		for {
 			line, err := r.ReadString('\n')
 			if err != nil {
-				io.WriteString(c, "bye\n")
+				_, _ = io.WriteString(c, "bye\n")
 				return
 			}
-			io.WriteString(c, strings.ToUpper(line))
+			_, _ = io.WriteString(c, strings.ToUpper(line))
 		}
 	})
 }

@@ -53,7 +53,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.r.Body.Read(p)
 	b.count.Add(int64(n))
 	switch {
-	case err == io.EOF: //nolint:errorlint // readers return it unwrapped
+	case err == io.EOF:
 		if !b.ended.Swap(true) {
 			maps.Copy(b.trailer, b.r.Trailer)
 		}

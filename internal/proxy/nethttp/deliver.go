@@ -114,7 +114,7 @@ func (f *forwarding) copyBody(resp *http.Response) error {
 			f.sent += int64(n)
 		}
 		switch {
-		case err == io.EOF: //nolint:errorlint // readers return it unwrapped
+		case err == io.EOF:
 			return nil
 		case err != nil:
 			return &brokenError{err}

@@ -91,7 +91,7 @@ func (t *tunnel) carry(dst io.Writer, src io.Reader, count func(int)) {
 				return
 			}
 		}
-		if err == io.EOF { //nolint:errorlint // readers return it unwrapped
+		if err == io.EOF {
 			if half, ok := dst.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
 				t.cut()
 			}

@@ -51,7 +51,7 @@ func TestEveryReasonIsDocumentedAsItIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := 0
-	for _, line := range strings.Split(string(b), "\n") {
+	for line := range strings.SplitSeq(string(b), "\n") {
 		if strings.HasPrefix(line, "| `") {
 			rows++
 		}

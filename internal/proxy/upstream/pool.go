@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // HTTPProtocol is how HTTP is spoken to an endpoint.
@@ -33,19 +31,6 @@ const (
 )
 
 func newPool(e *Endpoint, key poolKey) Pool {
-	if key.protocol == H2C {
-		return &http2.Transport{
-			AllowHTTP: true,
-			DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
-				return e.Dial(ctx)
-			},
-			DisableCompression: true,
-			IdleConnTimeout:    e.config.IdleTimeout,
-			MaxHeaderListSize:  maxResponseHead,
-			ReadIdleTimeout:    pingAfter,
-			PingTimeout:        pingTimeout,
-		}
-	}
 	t := &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) },
 		DisableCompression:     true,
@@ -54,9 +39,12 @@ func newPool(e *Endpoint, key poolKey) Pool {
 		ExpectContinueTimeout:  continueTimeout,
 		MaxResponseHeaderBytes: maxResponseHead,
 		Protocols:              new(http.Protocols),
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
-	t.Protocols.SetHTTP1(true)
+	t.Protocols.SetHTTP1(key.protocol != H2C)
 	switch key.protocol {
+	case H2C:
+		t.Protocols.SetUnencryptedHTTP2(true)
 	case TLS:
 		t.Protocols.SetHTTP2(true)
 		t.DialTLSContext = e.dialTLS(key.serverName, "h2", "http/1.1")

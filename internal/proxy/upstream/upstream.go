@@ -7,6 +7,7 @@ package upstream
 
 import (
 	"cmp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,7 +119,7 @@ func (g *Group) Pick(tried ...*Endpoint) *Endpoint {
 	for i := range ready {
 		e := ready[(start+i)%len(ready)]
 		switch {
-		case contains(tried, e):
+		case slices.Contains(tried, e):
 		case e.failing(now):
 			if lastResort == nil {
 				lastResort = e
@@ -137,12 +138,3 @@ func (g *Group) Pick(tried ...*Endpoint) *Endpoint {
 
 // Len returns the number of endpoints that may be picked.
 func (g *Group) Len() int { return len(g.members.Load().ready) }
-
-func contains(list []*Endpoint, e *Endpoint) bool {
-	for _, t := range list {
-		if t == e {
-			return true
-		}
-	}
-	return false
-}
