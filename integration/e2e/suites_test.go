@@ -18,11 +18,17 @@ func suites() []suite {
 	return []suite{
 		{name: "smoke", run: smoke},
 		{name: "smoke dual-stack", on: []string{dualStack}, run: smokeDualStack},
-		{name: "install", on: []string{nftables, iptables}, run: install},
+		{name: "lookups", on: []string{honest}, run: lookups},
+		{name: "install", run: install},
 		{name: "mesh names", on: []string{nftables, iptables}, run: meshNames},
 		{name: "splits", on: []string{nftables, iptables}, run: splits},
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
-		{name: "uninstall", on: []string{nftables, iptables}, run: uninstall},
+		{name: "shared address", on: []string{nftables}, run: sharedAddress},
+		{name: "mesh names dual-stack", on: []string{dualStack}, run: meshDualStack},
+		{name: "stub domain", on: []string{honest}, run: stubDomain},
+		{name: "roll-outs", on: []string{honest}, run: rollouts},
+		{name: "uninstall", run: uninstall},
+		{name: "lookups' end", on: []string{honest}, run: lookupsEnd},
 	}
 }
 

@@ -20,23 +20,25 @@ type Answer struct {
 
 // Summary counts the outcomes of many calls.
 type Summary struct {
-	Calls       int               `json:"calls"`
-	OK          int               `json:"ok"`     // an answer came, whatever its status, and it was below 500
-	Failed      int               `json:"failed"` // the others
-	ByPod       map[string]int    `json:"byPod,omitempty"`
-	ByNode      map[string]int    `json:"byNode,omitempty"`
-	ByVersion   map[string]int    `json:"byVersion,omitempty"`
-	ByStatus    map[int]int       `json:"byStatus,omitempty"`
-	Errors      map[string]int    `json:"errors,omitempty"`
-	MaxMS       float64           `json:"maxMs"`
-	P50MS       float64           `json:"p50Ms"`
-	P99MS       float64           `json:"p99Ms"`
-	GapMS       float64           `json:"gapMs"`              // the longest time without an OK
-	Seconds     float64           `json:"seconds"`            // from the first call to the end
-	Failures    []Failure         `json:"failures,omitempty"` // the first hundred
-	LastFailure time.Time         `json:"lastFailure,omitzero"`
-	Last        *Answer           `json:"last,omitempty"`
-	LastReply   map[string]string `json:"lastReply,omitempty"` // headers of the last response
+	Calls     int            `json:"calls"`
+	OK        int            `json:"ok"`     // an answer came, whatever its status, and it was below 500
+	Failed    int            `json:"failed"` // the others
+	ByPod     map[string]int `json:"byPod,omitempty"`
+	ByNode    map[string]int `json:"byNode,omitempty"`
+	ByVersion map[string]int `json:"byVersion,omitempty"`
+	ByStatus  map[int]int    `json:"byStatus,omitempty"`
+	// LastByVersion is when the last answer of each version came: the effect of a change.
+	LastByVersion map[string]time.Time `json:"lastByVersion,omitempty"`
+	Errors        map[string]int       `json:"errors,omitempty"`
+	MaxMS         float64              `json:"maxMs"`
+	P50MS         float64              `json:"p50Ms"`
+	P99MS         float64              `json:"p99Ms"`
+	GapMS         float64              `json:"gapMs"`              // the longest time without an OK
+	Seconds       float64              `json:"seconds"`            // from the first call to the end
+	Failures      []Failure            `json:"failures,omitempty"` // the first hundred
+	LastFailure   time.Time            `json:"lastFailure,omitzero"`
+	Last          *Answer              `json:"last,omitempty"`
+	LastReply     map[string]string    `json:"lastReply,omitempty"` // headers of the last response
 }
 
 // Failure is one call that went wrong.

@@ -31,6 +31,7 @@ func newTally() *tally {
 	now := time.Now()
 	return &tally{begin: now, lastOK: now, sum: report.Summary{
 		ByPod: map[string]int{}, ByNode: map[string]int{}, ByVersion: map[string]int{}, ByStatus: map[int]int{}, Errors: map[string]int{},
+		LastByVersion: map[string]time.Time{},
 	}}
 }
 
@@ -54,6 +55,7 @@ func (t *tally) add(due time.Time, o outcome) {
 	count(t.sum.ByPod, o.answer.Pod)
 	count(t.sum.ByNode, o.answer.Node)
 	count(t.sum.ByVersion, o.answer.Version)
+	t.sum.LastByVersion[o.answer.Version] = now
 	t.sum.Last, t.sum.LastReply = &o.answer, o.header
 }
 
