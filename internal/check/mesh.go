@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/internal/install"
@@ -57,11 +58,11 @@ func (m *mesh) controllers(ctx context.Context) ([]Finding, error) {
 
 func (m *mesh) leader(ctx context.Context) []Finding {
 	lease, err := m.Cluster.Kube.CoordinationV1().Leases(m.Namespace).Get(ctx, "tulle-controller", metav1.GetOptions{})
-	if err != nil {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return []Finding{failure(fmt.Errorf("get the controllers' lease: %w", err))}
 	}
 	holder := ""
-	if lease.Spec.HolderIdentity != nil {
+	if err == nil && lease.Spec.HolderIdentity != nil {
 		holder = *lease.Spec.HolderIdentity
 	}
 	if holder == "" || m.status.Leader.Pod == "" {

@@ -39,6 +39,9 @@ func (i *Installer) Install(ctx context.Context, o Options) error {
 	if err := i.refuseHelm(ctx); err != nil {
 		return err
 	}
+	if err := i.refuseUnknownKinds(rendered.Objects); err != nil {
+		return err
+	}
 	if err := i.ensureNamespace(ctx); err != nil {
 		return err
 	}
@@ -83,6 +86,16 @@ func (i *Installer) render(values Values) (Rendered, error) {
 		return Rendered{}, err
 	}
 	return Render(Release{Namespace: i.Namespace, Values: values, KubeVersion: kube})
+}
+
+// refuseUnknownKinds fails before anything is written if the cluster lacks a kind.
+func (i *Installer) refuseUnknownKinds(objects []*unstructured.Unstructured) error {
+	for _, o := range objects {
+		if _, err := i.Cluster.resource(o.GroupVersionKind(), o.GetNamespace()); err != nil {
+			return Explain(err)
+		}
+	}
+	return nil
 }
 
 // applyAll applies the objects in order. Pods of the proxy can't start before the controllers made the ConfigMap that

@@ -193,6 +193,7 @@ func TestInstallRefuses(t *testing.T) {
 	tests := map[string]struct {
 		objects string
 		version string
+		values  string
 		want    []string
 	}{
 		"what Helm keeps track of": {
@@ -203,7 +204,8 @@ func TestInstallRefuses(t *testing.T) {
 			objects: `{apiVersion: v1, kind: Namespace, metadata: {name: tulle-system}, status: {phase: Terminating}}`,
 			want:    []string{"is being deleted", "wait until it is gone"},
 		},
-		"an old cluster": {version: "v1.27.3", want: []string{"too old", "upgrade the cluster"}},
+		"kinds that the cluster lacks": {values: "podMonitor: {enabled: true}", want: []string{"PodMonitor", "leave it out by its value"}},
+		"an old cluster":               {version: "v1.27.3", want: []string{"too old", "upgrade the cluster"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -214,7 +216,7 @@ func TestInstallRefuses(t *testing.T) {
 			for _, o := range fakeapi.Parse(tt.objects) {
 				s.Put(o)
 			}
-			err := i.Install(t.Context(), Options{})
+			err := i.Install(t.Context(), Options{Values: parse(t, tt.values)})
 			if err == nil {
 				t.Fatal("installed")
 			}

@@ -172,8 +172,11 @@ func (i *Installer) removeNamespace(ctx context.Context) error {
 		return Explain(fmt.Errorf("delete namespace %s: %w", i.Namespace, err))
 	}
 	err = i.wait(ctx, "namespace "+i.Namespace+" to end", func(ctx context.Context) (string, error) {
-		ns, err := i.Cluster.namespace(ctx, i.Namespace)
-		if err != nil || ns == nil {
+		ns, err := i.Cluster.Kube.CoreV1().Namespaces().Get(ctx, i.Namespace, metav1.GetOptions{})
+		if isNotFound(err) {
+			return "", nil
+		}
+		if err != nil {
 			return "", err
 		}
 		for _, c := range ns.Status.Conditions {

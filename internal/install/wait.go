@@ -68,9 +68,11 @@ func (i *Installer) wait(ctx context.Context, what string, check func(context.Co
 		missing, err := check(limited)
 		var final *Error
 		switch {
+		case limited.Err() != nil: // whatever it says is about that
+			missing = ""
 		case errors.As(err, &final):
 			return err
-		case err != nil && limited.Err() == nil && !errors.Is(err, context.DeadlineExceeded):
+		case err != nil && !errors.Is(err, context.DeadlineExceeded):
 			missing = err.Error()
 		case missing == "" && err == nil:
 			return nil
@@ -197,6 +199,9 @@ func ReadStatus(ctx context.Context, c *Cluster, namespace string) (*status.Stat
 	s, err := status.Decode(cm.Data, cm.BinaryData)
 	if err != nil {
 		return nil, fmt.Errorf("read ConfigMap %s/%s: %w", namespace, status.ConfigMap, err)
+	}
+	if s.Leader.Pod == "" && len(s.Replicas) == 0 {
+		return nil, nil // it holds the kill switch only
 	}
 	return &s, nil
 }
