@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 )
 
@@ -151,14 +153,7 @@ func TestNothingFailsUnderChurn(t *testing.T) {
 // One service's change costs little, however many others there are.
 func TestApplyIsQuickWithManyServices(t *testing.T) {
 	m := start(t)
-	var u configv1.Update
-	for i := range 5000 {
-		name := fmt.Sprint("s", i)
-		u.Set = append(u.Set,
-			m.resource("shop/"+name, endpoints(name, httpPort, 80, "127.0.0.1:1", "127.0.0.1:2")),
-			m.resource("shop/"+name, service(name, httpPort, 80, 0)))
-	}
-	m.Apply(u)
+	m.Apply(manyServices(t, 5000))
 	best := time.Hour
 	for i := range 20 {
 		s := service("s42", httpPort, 80, 0)
@@ -174,6 +169,25 @@ func TestApplyIsQuickWithManyServices(t *testing.T) {
 	if s, _ := m.Service("shop", "s42", ""); s.GetPorts()[0].GetTimeoutMs() != 20 {
 		t.Errorf("the last change is not in use: %v", s)
 	}
+}
+
+// manyServices describes n services, s0 and on, with two endpoints each.
+func manyServices(t testing.TB, n int) configv1.Update {
+	t.Helper()
+	var u configv1.Update
+	for i := range n {
+		name := fmt.Sprint("s", i)
+		for _, m := range []proto.Message{
+			endpoints(name, httpPort, 80, "127.0.0.1:1", "127.0.0.1:2"), service(name, httpPort, 80, 0),
+		} {
+			r, err := configv1.NewResource("shop/"+name, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Set = append(u.Set, r)
+		}
+	}
+	return u
 }
 
 func TestLongNames(t *testing.T) {

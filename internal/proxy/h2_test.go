@@ -150,3 +150,63 @@ func TestResetStreamsCancelTheRequest(t *testing.T) {
 	}
 	within(t, ended, "end of the request at the backend")
 }
+
+// More streams than a backend takes on one connection go over further ones.
+func TestManyStreams(t *testing.T) {
+	m := start(t)
+	const streams = 60
+	arrived, release := make(chan struct{}, streams), make(chan struct{})
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- struct{}{}
+		<-release
+		fmt.Fprint(w, "ok")
+	}))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 10}
+	s.Start()
+	t.Cleanup(s.Close)
+	front := m.serveScheme("web", configv1.Scheme_SCHEME_H2C, s.Listener.Addr().String())
+	client := h2cClient(t)
+	answers := make(chan string, streams)
+	for range streams {
+		go func() { answers <- ask(t, client, front) }()
+	}
+	for range streams {
+		within(t, arrived, "stream at the backend")
+	}
+	close(release)
+	for range streams {
+		if got := within(t, answers, "answer"); got != "ok" {
+			t.Error(got)
+		}
+	}
+}
+
+// A stream that nobody reads does not stall the others of its connection.
+func TestStalledStreams(t *testing.T) {
+	m := start(t)
+	front := m.serveScheme("web", configv1.Scheme_SCHEME_H2C, backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/big" {
+			_, _ = w.Write(make([]byte, 16<<20))
+			return
+		}
+		fmt.Fprint(w, "ok")
+	}))
+	client := h2cClient(t)
+	for range 3 {
+		r := request(t, front)
+		r.URL.Path = "/big"
+		resp, err := client.RoundTrip(r) // and nobody reads the body
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+	}
+	other := h2cClient(t) // a client of its own, but the same connection to the backend
+	for range 20 {
+		if got := ask(t, other, front); got != "ok" {
+			t.Error(got)
+		}
+	}
+}

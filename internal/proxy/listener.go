@@ -197,7 +197,7 @@ func (p *Proxy) accept(o *listener) {
 		if b.Service == "" || p.speaksHTTP(b) {
 			p.http.Serve(conn, b)
 		} else {
-			go p.tcp.Serve(conn, b)
+			p.accepting.Go(func() { p.tcp.Serve(conn, b) })
 		}
 	}
 }

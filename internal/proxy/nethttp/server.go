@@ -69,6 +69,11 @@ func New(c Config) *Server {
 		ConnState:                    s.connState,
 		ErrorLog:                     log.New(errorLog{c.Log}, "", 0),
 		Protocols:                    new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			// It takes sixteen streams that nobody reads to stall the others of their connection.
+			MaxReceiveBufferPerConnection: 4 << 20,
+			MaxReceiveBufferPerStream:     256 << 10,
+		},
 	}
 	s.http.Protocols.SetHTTP1(true)
 	s.http.Protocols.SetUnencryptedHTTP2(true)

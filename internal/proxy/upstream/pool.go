@@ -23,6 +23,8 @@ const (
 
 const (
 	maxResponseHead = 256 << 10
+	// What an HTTP/2 stream may send ahead of a client that reads slowly.
+	streamBuffer = 256 << 10
 	// A backend that was asked for permission to send a body gets this long to answer, as curl does.
 	continueTimeout = time.Second
 	// An HTTP/2 connection that is silent for pingAfter is asked whether it still lives.
@@ -39,7 +41,9 @@ func newPool(e *Endpoint, key poolKey) Pool {
 		ExpectContinueTimeout:  continueTimeout,
 		MaxResponseHeaderBytes: maxResponseHead,
 		Protocols:              new(http.Protocols),
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: streamBuffer,
+		},
 	}
 	t.Protocols.SetHTTP1(key.protocol != H2C)
 	switch key.protocol {
