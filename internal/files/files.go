@@ -99,7 +99,7 @@ func (s *Source) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-w.Events:
-		case <-w.Errors: // too many changes at once, so that some were not told
+		case <-w.Errors: //nolint:errcheck // too many changes at once, so that some were not told: all is read again
 		case <-quiet.C:
 			since = time.Time{}
 			// New folders are watched before they are read, so that nothing is missed.

@@ -2,6 +2,7 @@ package standalone
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
@@ -31,17 +32,15 @@ type Port struct {
 	Served   int32 // the port number on Address; not Number where that can't be bound
 }
 
-func serving(t topology.Topology, a shadow.Assigned, refusals []configv1.Refusal) []Service {
-	refused := map[string]bool{}
-	for _, r := range refusals {
-		if r.Type == configv1.ServiceType {
-			refused[r.Name] = true
-		}
-	}
+// serving lists what is served of a topology. A port that could not be opened is left out, and so is a service that the
+// data plane did not take at all.
+func serving(t topology.Topology, a shadow.Assigned, refused map[configv1.Key][]configv1.Refusal) []Service {
 	var out []Service
 	for _, s := range t.Services {
-		assignment, ok := a.Units[shadow.Unit{Name: s.Name, Pod: s.Pod}]
-		if !ok || refused[s.Name.String()] {
+		unit := shadow.Unit{Name: s.Name, Pod: s.Pod}
+		assignment, ok := a.Units[unit]
+		refusals := refused[configv1.Key{Type: configv1.ServiceType, Name: unit.String()}]
+		if !ok || slices.ContainsFunc(refusals, func(r configv1.Refusal) bool { return r.BusyPort == 0 }) {
 			continue
 		}
 		one := Service{Name: s.Name.Name + "." + s.Name.Namespace, Address: assignment.Bind}
@@ -50,7 +49,10 @@ func serving(t topology.Topology, a shadow.Assigned, refusals []configv1.Refusal
 		}
 		for _, p := range s.Ports {
 			key := shadow.PortKey{Number: p.Number, UDP: p.Protocol == topology.UDP}
-			one.Ports = append(one.Ports, Port{Number: p.Number, Protocol: p.Protocol, Served: assignment.TargetPorts[key]})
+			served := assignment.TargetPorts[key]
+			if !slices.ContainsFunc(refusals, func(r configv1.Refusal) bool { return int32(r.BusyPort) == served && r.BusyUDP == key.UDP }) {
+				one.Ports = append(one.Ports, Port{Number: p.Number, Protocol: p.Protocol, Served: served})
+			}
 		}
 		out = append(out, one)
 	}
@@ -59,6 +61,10 @@ func serving(t topology.Topology, a shadow.Assigned, refusals []configv1.Refusal
 
 // refOf names the object behind a resource of the config.
 func refOf(k configv1.Key) problem.Ref {
+	if k.Type != configv1.ServiceType && k.Type != configv1.EndpointsType {
+		return problem.Ref{Kind: "Config", Name: k.Name}
+	}
 	namespace, name, _ := strings.Cut(k.Name, "/")
+	name, _, _ = strings.Cut(name, "/") // a single pod's unit is its service's
 	return problem.Ref{APIVersion: "v1", Kind: "Service", Namespace: namespace, Name: name}
 }
