@@ -26,6 +26,7 @@ func lookupsEnd(t *testing.T, e *env) {
 
 // stubDomain: what the mesh does to the cluster's DNS, and what it leaves alone.
 func stubDomain(t *testing.T, e *env) {
+	e.needEmbedded(t)
 	with := e.corefile(t)
 	if !strings.Contains(with, "BEGIN tulle") {
 		t.Fatalf("no block in the Corefile: %s", with)
@@ -46,14 +47,7 @@ func stubDomain(t *testing.T, e *env) {
 		e.eventually(t, "the block and the note", func() error { return sameText("# a note\n"+with, e.corefile(t)) })
 		e.setCorefile(t, with)
 	})
-	t.Run("a bad neighbour block", func(t *testing.T) {
-		bad := strings.Replace(with, "    errors\n", "    errors\n    nosuchplugin\n", 1)
-		e.setCorefile(t, bad)
-		if err := c.allOK(t, "get", "-n", "20", "http://web.e2e-dns.mesh/"); err != nil {
-			t.Error(err)
-		}
-		e.setCorefile(t, with)
-	})
+	t.Run("a bad neighbour block", func(t *testing.T) { badNeighbour(t, e, with) })
 	t.Run("the namespace hijack", func(t *testing.T) {
 		err := e.tryApply(t, "default", "{apiVersion: v1, kind: Namespace, metadata: {name: mesh}}")
 		if err == nil {
@@ -79,6 +73,33 @@ func stubDomain(t *testing.T, e *env) {
 			})
 		}
 	})
+}
+
+// badNeighbour: somebody else breaks their part of the file. CoreDNS keeps what it had, and so do the mesh's names; once
+// it is mended all is as before.
+func badNeighbour(t *testing.T, e *env, with string) {
+	failed := func() float64 {
+		n := 0.0
+		for _, p := range e.pods(t, "kube-system", "k8s-app=kube-dns") {
+			n += e.metrics(t, p, 9153).sum("coredns_reload_failed_total", nil)
+		}
+		return n
+	}
+	before := failed()
+	e.setCorefile(t, strings.Replace(with, "    errors\n", "    errors\n    nosuchplugin\n", 1))
+	e.inARow(t, "a reload that fails", 1, rolloutTimeout, func() error {
+		if n := failed(); n == before {
+			return fmt.Errorf("%v failed reloads", n)
+		}
+		return nil
+	})
+	for _, c := range e.clients {
+		if err := c.allOK(t, "get", "-n", "20", "http://web.e2e-dns.mesh/"); err != nil {
+			t.Error(err)
+		}
+	}
+	e.setCorefile(t, with)
+	e.inARow(t, "the Corefile that works", 3, settleTimeout, func() error { return sameText(with, e.corefile(t)) })
 }
 
 func sameText(want, got string) error {

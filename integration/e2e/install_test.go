@@ -46,7 +46,7 @@ func uninstall(t *testing.T, e *env) {
 // corefile is the cluster's, as it is now.
 func (e *env) corefile(t *testing.T) string {
 	t.Helper()
-	return e.run(t, "-n", "kube-system", "get", "configmap", "coredns", "-o", "jsonpath={.data.Corefile}")
+	return e.run(t, "-n", "kube-system", "get", "configmap", "coredns", "--ignore-not-found", "-o", "jsonpath={.data.Corefile}")
 }
 
 // objects lists all objects of the cluster but those that come and go by themselves, and the cluster's Corefile.
