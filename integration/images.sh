@@ -4,12 +4,12 @@
 # usage: images.sh VERSION
 set -euo pipefail
 cd "$(dirname "$0")/.."
-version=$1
-ldflags="-s -w -X github.com/tulle-mesh/tulle/internal/version.Version=$version"
+ldflags="-s -w -X github.com/tulle-mesh/tulle/internal/version.Version=$1"
 for arch in amd64 arm64; do
 	mkdir -p "dist/linux/$arch"
 	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "$ldflags" \
 		-o "dist/linux/$arch/" ./cmd/tulle-controller ./cmd/tulle-proxy
 done
-# A tag allows fewer characters than a version: "+" is none of them.
-go run ./integration/cmd/mkimages -version "${version//+/-}" -revision "$(git rev-parse HEAD 2>/dev/null || true)"
+mkdir -p dist/images bin
+CGO_ENABLED=0 go build -trimpath -ldflags "$ldflags" -o bin/tulle ./cmd/tulle
+bin/tulle images save --binaries dist/linux --file dist/images/tulle-images.tar | tee dist/images/digests.txt

@@ -26,7 +26,7 @@ type Spec struct {
 	Ref      string            // name and tag, e.g. "docker.io/tullemesh/tulle-proxy:v1.0.0"
 	Program  string            // the entrypoint is "/" and this
 	Binaries map[string]string // architecture (amd64, arm64) -> file of a static Linux binary
-	Labels   map[string]string
+	Labels   map[string]string // besides those that every image has
 }
 
 // Image is an OCI index under a name.
@@ -105,9 +105,22 @@ func buildOne(spec Spec, arch string) (v1.Image, error) {
 	config.Created = v1.Time{Time: time.Unix(0, 0).UTC()}
 	config.Config = v1.Config{
 		User: user, Entrypoint: []string{"/" + spec.Program}, WorkingDir: "/",
-		Env: []string{"PATH=/"}, Labels: spec.Labels,
+		Env: []string{"PATH=/"}, Labels: spec.labels(),
 	}
 	return mutate.ConfigFile(img, config)
+}
+
+// labels are those of https://specs.opencontainers.org/image-spec/annotations/ that do not change with where and when
+// the image is built, and the spec's own.
+func (s Spec) labels() map[string]string {
+	l := map[string]string{
+		"org.opencontainers.image.title":    s.Program,
+		"org.opencontainers.image.version":  tag(s.Ref),
+		"org.opencontainers.image.licenses": "Apache-2.0",
+		"org.opencontainers.image.source":   "https://github.com/tulle-mesh/tulle",
+	}
+	maps.Copy(l, s.Labels)
+	return l
 }
 
 // checkBinary fails unless the file is a static Linux binary for the architecture: there is nothing else in the image.

@@ -56,7 +56,7 @@ func spec(t *testing.T, program, content string) Spec {
 		Binaries: map[string]string{
 			"amd64": fakeBinary(t, amd64, 1, "for amd64 "+content), "arm64": fakeBinary(t, arm64, 1, "for arm64 "+content),
 		},
-		Labels: map[string]string{"org.opencontainers.image.version": "v1.2.3"},
+		Labels: map[string]string{"org.opencontainers.image.revision": "abc"},
 	}
 }
 
@@ -100,7 +100,13 @@ func TestBuild(t *testing.T) {
 		got := config.Config
 		want := v1.Config{
 			User: "65532:65532", Entrypoint: []string{"/tulle-proxy"}, WorkingDir: "/", Env: []string{"PATH=/"},
-			Labels: map[string]string{"org.opencontainers.image.version": "v1.2.3"},
+			Labels: map[string]string{
+				"org.opencontainers.image.title":    "tulle-proxy",
+				"org.opencontainers.image.version":  "v1.2.3",
+				"org.opencontainers.image.licenses": "Apache-2.0",
+				"org.opencontainers.image.source":   "https://github.com/tulle-mesh/tulle",
+				"org.opencontainers.image.revision": "abc",
+			},
 		}
 		if diff := cmp.Diff(want, got); diff != "" || config.Architecture != d.Platform.Architecture {
 			t.Errorf("config for %s, of %s (-want +got)\n%s", d.Platform, config.Architecture, diff)
