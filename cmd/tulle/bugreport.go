@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -68,8 +69,7 @@ func writeFile(name string, write func(io.Writer) error) error {
 	}
 	if err := write(f); err != nil {
 		f.Close()
-		os.Remove(name) //nolint:errcheck // half an archive; the failure to write is what counts
-		return err
+		return errors.Join(err, os.Remove(name))
 	}
 	return f.Close()
 }

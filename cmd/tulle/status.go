@@ -27,7 +27,7 @@ func newStatus() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
-	o.clusterOptions.flags(cmd)
+	o.flags(cmd)
 	outputFlag(cmd, &o.output)
 	return cmd
 }

@@ -18,8 +18,7 @@ type Diagnosis struct{ Cause, Next string }
 
 // diagnose adds to err why pods of the component are not ready, as far as the cluster says.
 func (i *Installer) diagnose(ctx context.Context, component string, err error) error {
-	var has *Error
-	if errors.As(err, &has) {
+	if _, has := errors.AsType[*Error](err); has {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -62,8 +61,10 @@ func diagnosePod(p *corev1.Pod, events []corev1.Event) *Diagnosis {
 	}
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
-			return &Diagnosis{fmt.Sprintf("pod %s can't be scheduled: %s", p.Name, c.Message),
-				"make room on the node, or change resources, nodeSelector or tolerations by values"}
+			return &Diagnosis{
+				fmt.Sprintf("pod %s can't be scheduled: %s", p.Name, c.Message),
+				"make room on the node, or change resources, nodeSelector or tolerations by values",
+			}
 		}
 	}
 	if e := lastWarning(events, func(o corev1.ObjectReference) bool { return o.Kind == "Pod" && o.Name == p.Name }); e != nil {

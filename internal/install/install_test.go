@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -39,10 +40,7 @@ func setStatus(s *fakeapi.Server, o fakeapi.Object, text string) {
 	if err := json.Unmarshal([]byte(text), &st); err != nil {
 		panic(err)
 	}
-	next := fakeapi.Object{}
-	for k, v := range o {
-		next[k] = v
-	}
+	next := maps.Clone(o)
 	next["status"] = st
 	s.Put(next)
 }

@@ -10,9 +10,9 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // PodDial opens a TCP connection to a port of a pod, through the API server and the pod's kubelet: from inside the pod, so
@@ -23,7 +23,7 @@ func (c *Cluster) PodDial(ctx context.Context, namespace, pod string, port int) 
 		return nil, fmt.Errorf("forward a port of pod %s/%s: %w", namespace, pod, err)
 	}
 	s := &podStream{conn: conn}
-	s.stop = context.AfterFunc(ctx, func() { conn.Close() }) //nolint:errcheck // it only ends reads
+	s.stop = context.AfterFunc(ctx, func() { conn.Close() })
 	if err := s.open(port); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("forward port %d of pod %s/%s: %w", port, namespace, pod, err)
@@ -111,12 +111,12 @@ func (c *Cluster) forward(namespace, pod string) (httpstream.Connection, error) 
 	if err != nil {
 		return nil, err
 	}
-	websocket, err := portforward.NewSPDYOverWebsocketDialer(url, c.Config)
+	websocket, err := portforward.NewSPDYOverWebsocketDialerForStreaming(url, c.Config)
 	if err != nil {
 		return nil, err
 	}
-	old := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
-	conn, _, err := portforward.NewFallbackDialer(websocket, old, func(err error) bool {
+	old := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
+	conn, _, err := portforward.NewFallbackDialerForStreaming(websocket, old, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	}).Dial(portforward.PortForwardProtocolV1Name)
 	return conn, err

@@ -3,6 +3,7 @@ package install
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 
 	"helm.sh/helm/v3/pkg/strvals"
@@ -60,9 +61,7 @@ func readFile(stdin io.Reader, name string) ([]byte, error) {
 
 func merge(base, over map[string]any) map[string]any {
 	out := make(map[string]any, len(base)+len(over))
-	for k, v := range base {
-		out[k] = v
-	}
+	maps.Copy(out, base)
 	for k, v := range over {
 		b, isMap := out[k].(map[string]any)
 		o, too := v.(map[string]any)

@@ -181,6 +181,10 @@ func nextForDNS(d *status.DNS, namespace string) string {
 		return "see docs/dns.md for what this kind of DNS needs, or set dns.mode=off"
 	case d.State == "fighting":
 		return "stop whoever puts the DNS configuration back (an add-on manager, GitOps), or set dns.mode=print and put the block into its source"
+	case d.State == "restart":
+		return "restart the cluster's DNS as the message says, or let the mesh do it: --set dns.restart=true"
+	case d.State == "reverted", d.State == "unserved":
+		return "look at the logs of the cluster's DNS pods that the message names"
 	case d.State == "refused":
 		return "choose another zone with --set zones={...}, or give the controller access to the ConfigMap with dns.configMaps"
 	}
