@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -209,6 +210,26 @@ func connection(t *testing.T, s *replica, pod string) Connection {
 	}
 	t.Fatalf("%s is not connected", pod)
 	return Connection{}
+}
+
+// Proxies that know fewer types than the server, as during an upgrade, do not hold up the others that come with them.
+func TestOlderProxiesComeTogether(t *testing.T) {
+	ca := newCA(t)
+	s := serve(t, ca)
+	s.Publish(config(t, 1, 0), nil)
+	start := time.Now()
+	for i := range 2 * admitting {
+		ads := open(t, ca, s.addr, fmt.Sprint("token-p", i))
+		ask(t, ads, "", configv1.MeshType)
+		resp := recv(t, ads)
+		err := ads.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: resp.GetTypeUrl(), ResponseNonce: resp.GetNonce()})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(start); took > admissionTime {
+		t.Errorf("it took %v", took)
+	}
 }
 
 func TestStreamsPerPeer(t *testing.T) {

@@ -167,14 +167,10 @@ func (s *session) retries(typ string, now time.Time) []*discovery.Resource {
 	return again
 }
 
-// complete says whether the peer has asked for all types that there are.
-func (s *session) complete() bool {
-	for _, typ := range order() {
-		if s.types[typ] == nil {
-			return false
-		}
-	}
-	return true
+// settled says whether what the peer lacked at first is sent: it has asked for all types that there are, or, if it is
+// older and knows fewer, has answered a batch.
+func (s *session) settled() bool {
+	return s.acked != "" || !slices.ContainsFunc(order(), func(typ string) bool { return s.types[typ] == nil })
 }
 
 // wake returns when to plan again though nothing new has come; false if only news matter.

@@ -163,7 +163,7 @@ func (s *Server) drive(
 			s.counts.removals.Add(uint64(len(resp.GetRemovedResources())))
 		}
 		s.report(st)
-		if st.session.complete() {
+		if st.session.settled() {
 			admitted()
 		}
 		timer.Stop()
