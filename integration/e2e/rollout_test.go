@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
@@ -55,7 +56,7 @@ func (r *rolloutSuite) under(t *testing.T, name string, what func(t *testing.T))
 	t.Helper()
 	var loads []*load
 	for _, c := range r.e.clients {
-		loads = append(loads, c.load(t, name, append([]string{"-rate", "100", "-per-conn", "20"}, r.urls...)...))
+		loads = append(loads, c.load(t, name, append([]string{"-rate", "100", "-per-conn", "20", "-c", "1000"}, r.urls...)...))
 	}
 	what(t)
 	for _, l := range loads {
@@ -167,36 +168,72 @@ func (r *rolloutSuite) noController(t *testing.T) {
 	r.e.rollout(t, meshNamespace, "deployment/tulle-controller")
 }
 
-// killLeader: another replica writes mesh addresses within 20 s.
+// killLeader: when the leader dies, a new service is served within 20 s; when it hangs, another replica writes within
+// 20 s, and the proxies that were connected to the one that hangs find another.
 func (r *rolloutSuite) killLeader(t *testing.T) {
+	t.Run("killed", func(t *testing.T) {
+		began := r.signalLeader(t, syscall.SIGKILL)
+		r.newService(t, "killed")
+		r.e.inARow(t, "a new service", 1, settleTimeout, func() error {
+			return r.e.clients[0].allOK(t, "get", "-timeout", "1s", "http://killed.e2e-many.mesh./")
+		})
+		r.atMost(t, "a new service is served", time.Since(began))
+	})
+	t.Run("hangs", func(t *testing.T) {
+		began := r.signalLeader(t, syscall.SIGSTOP)
+		r.newService(t, "hangs")
+		r.e.eventually(t, "its mesh address", func() error {
+			out := r.e.run(t, "-n", meshNamespace, "get", "services", "-o", `jsonpath={.items[*].metadata.annotations.tulle\.dev/service}`)
+			if !strings.Contains(" "+out+" ", " hangs ") {
+				return errors.New("there is none")
+			}
+			return nil
+		})
+		r.atMost(t, "another leader has written", time.Since(began))
+		for _, c := range r.e.clients {
+			r.e.inARow(t, "a new service from "+c.node, 1, settleTimeout, func() error {
+				return c.allOK(t, "get", "-timeout", "1s", "http://hangs.e2e-many.mesh./")
+			})
+		}
+		t.Logf("every node's proxy knows the new service after %v", time.Since(began).Round(100*time.Millisecond))
+	})
+}
+
+func (r *rolloutSuite) atMost(t *testing.T, what string, took time.Duration) {
+	t.Helper()
+	t.Logf("%s after %v", what, took.Round(100*time.Millisecond))
+	if took > 20*time.Second {
+		t.Errorf("%s after %v, want 20 s at most", what, took)
+	}
+}
+
+func (r *rolloutSuite) newService(t *testing.T, name string) {
+	t.Helper()
+	r.e.apply(t, "e2e-many", "{apiVersion: v1, kind: Service, metadata: {name: "+name+"}, spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}}")
+}
+
+// signalLeader signals all processes of the leader and says when. What was stopped goes on after the test.
+func (r *rolloutSuite) signalLeader(t *testing.T, sig syscall.Signal) time.Time {
+	t.Helper()
 	var leader string
-	r.e.eventually(t, "a leader", func() error {
+	r.e.eventually(t, "a leader that is there", func() error {
 		holder := r.e.run(t, "-n", meshNamespace, "get", "lease", "tulle-controller", "-o", "jsonpath={.spec.holderIdentity}")
 		leader, _, _ = strings.Cut(holder, "_")
-		if !strings.HasPrefix(leader, "tulle-controller-") {
-			return fmt.Errorf("the lease is held by %q", holder)
-		}
-		return nil
+		_, err := r.e.try(t, "-n", meshNamespace, "get", "pod", leader)
+		return err
 	})
 	ps, err := r.e.embedded.ContainerProcesses(t.Context(), meshNamespace, leader, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Frozen rather than killed: a dead process would be restarted and might win again; and its lease stays.
+	began := time.Now()
 	for _, p := range ps {
-		if err := p.Signal(syscall.SIGSTOP); err != nil {
+		if err := p.Signal(sig); err != nil {
 			t.Fatal(err)
 		}
-		defer p.Signal(syscall.SIGCONT) //nolint:errcheck // it may have been restarted by its liveness probe
+		if sig == syscall.SIGSTOP {
+			t.Cleanup(func() { _ = p.Signal(syscall.SIGCONT) }) // its liveness probe may have ended it
+		}
 	}
-	frozen := time.Now()
-	r.e.apply(t, "e2e-many", "{apiVersion: v1, kind: Service, metadata: {name: late}, spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}}")
-	r.e.eventually(t, "a new service", func() error {
-		return r.e.clients[0].allOK(t, "get", "http://late.e2e-many.mesh./")
-	})
-	took := time.Since(frozen)
-	t.Logf("another leader serves a new service %v after the first one froze", took.Round(100*time.Millisecond))
-	if took > 20*time.Second {
-		t.Errorf("it took %v, want 20 s at most", took)
-	}
+	return began
 }
