@@ -26,6 +26,7 @@ import (
 type Options struct {
 	Name           string        // up to eight of a-z and 0-9; unique among running clusters; default random
 	Nodes          int           // 1 to 99, default 2
+	NoNodes        bool          // only a control plane: what Nodes and Pods there are is up to who writes them
 	Profile        Profile       // default Quick
 	ProxyMode      string        // of kube-proxy: nftables (default) or iptables
 	DualStack      bool          // IPv6 addresses beside the IPv4 ones for nodes, pods and Services
@@ -62,7 +63,10 @@ func (o *Options) complete() error {
 	if o.Name == "" {
 		o.Name = strings.ToLower(rand.Text()[:6])
 	}
-	if o.Nodes == 0 {
+	switch {
+	case o.NoNodes:
+		o.Nodes = 0
+	case o.Nodes == 0:
 		o.Nodes = 2
 	}
 	if o.Profile == "" {
@@ -80,7 +84,7 @@ func (o *Options) complete() error {
 	switch {
 	case !validName.MatchString(o.Name):
 		return fmt.Errorf("cluster name %q: want up to eight of a-z and 0-9", o.Name)
-	case o.Nodes < 1 || o.Nodes > 99:
+	case o.Nodes < 0 || o.Nodes > 99:
 		return fmt.Errorf("%d nodes: want 1 to 99", o.Nodes)
 	case o.ProxyMode != "nftables" && o.ProxyMode != "iptables":
 		return fmt.Errorf("kube-proxy mode %q: want nftables or iptables", o.ProxyMode)
@@ -161,6 +165,17 @@ func (c *Cluster) up(ctx context.Context) error {
 }
 
 func (c *Cluster) applyManifests(ctx context.Context) error {
+	args := []string{"apply", "--server-side"}
+	for _, m := range c.o.Manifests {
+		args = append(args, "-f", m)
+	}
+	if c.o.NoNodes { // then nothing would run CoreDNS
+		if len(c.o.Manifests) == 0 {
+			return nil
+		}
+		_, err := c.Kubectl.Run(ctx, args...)
+		return err
+	}
 	dns := filepath.Join(c.dir, "coredns.yaml")
 	if err := render(dns, "coredns.yaml.tmpl", struct {
 		Profile   profile
@@ -169,11 +184,7 @@ func (c *Cluster) applyManifests(ctx context.Context) error {
 	}{c.o.Profile.settings(), corednsImage, c.o.DualStack}); err != nil {
 		return err
 	}
-	args := []string{"apply", "--server-side", "-f", dns}
-	for _, m := range c.o.Manifests {
-		args = append(args, "-f", m)
-	}
-	if _, err := c.Kubectl.Run(ctx, args...); err != nil {
+	if _, err := c.Kubectl.Run(ctx, append(args, "-f", dns)...); err != nil {
 		return err
 	}
 	c.progress("manifests applied")

@@ -72,8 +72,28 @@ func (c *Cluster) controllerManagerFlags() []string {
 		"--root-ca-file=" + p("ca.crt"), "--use-service-account-credentials", "--leader-elect=false", "--bind-address=127.0.0.1",
 		"--cluster-signing-cert-file=" + p("ca.crt"), "--cluster-signing-key-file=" + p("ca.key"),
 	}
+	if c.o.NoNodes {
+		// Nobody renews the nodes' leases, so their pods would be unready after a minute, and gone later.
+		flags = append(flags, "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller")
+	}
 	return append(flags, c.o.Profile.settings().ControllerManager...)
 }
+
+// StartProgram runs a program in the network of the control plane, where it reaches the API server at APIServer. Its
+// output goes to NAME.log, its PID is returned, and it ends with the cluster.
+func (c *Cluster) StartProgram(name string, argv ...string) (pid int, err error) {
+	if c.procs.find(name) != nil {
+		return 0, fmt.Errorf("program %s runs already", name)
+	}
+	// nsenter becomes the program, as the same process.
+	if err := c.procs.start(name, nil, append([]string{"nsenter", "--net=" + c.netns("cp")}, argv...)...); err != nil {
+		return 0, err
+	}
+	return c.procs.find(name).cmd.Process.Pid, nil
+}
+
+// APIServer is the URL of the API server inside the cluster's networks.
+func (c *Cluster) APIServer() string { return "https://" + apiAddress }
 
 // until polls; it ends early when the named process has died.
 func (c *Cluster) until(ctx context.Context, process string, done func() bool) error {
