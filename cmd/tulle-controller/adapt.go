@@ -33,14 +33,14 @@ func (p proxies) Connected() []status.Proxy {
 	return out
 }
 
-// atLeast drops records below a level, of a library that says too much, unless everything is asked for.
+// atLeast drops records below a level, of a library that says too much.
 type atLeast struct {
 	slog.Handler
 	level slog.Level
 }
 
 func (h atLeast) Enabled(ctx context.Context, l slog.Level) bool {
-	return h.Handler.Enabled(ctx, l) && (l >= h.level || h.Handler.Enabled(ctx, slog.LevelDebug))
+	return l >= h.level && h.Handler.Enabled(ctx, l)
 }
 
 func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,7 @@ type command struct {
 
 // run wires the parts and runs them until ctx ends, or one of them fails.
 func (c *command) run(ctx context.Context) error {
+	tuneMemory()
 	// client-go tells a lot that is of interest to its authors only.
 	klog.SetSlogLogger(slog.New(atLeast{c.log.Handler(), slog.LevelWarn}))
 	listeners, err := c.listen(ctx)
@@ -225,6 +227,17 @@ func nameservers(file string) []netip.Addr {
 		}
 	}
 	return out
+}
+
+// tuneMemory spends memory, up to what a controller may have, on collecting garbage less often: every round makes as
+// much as it keeps. The usual variables win.
+func tuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(300)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(400 << 20)
+	}
 }
 
 // listeners are opened before anything else, so that an address in use is an error at once.

@@ -29,8 +29,10 @@ type Source interface {
 // Snapshot is the cluster at one moment.
 type Snapshot struct {
 	Resources topology.Resources
-	Shadow    shadow.State
-	Proxies   []shadow.Proxy // by pod name, also those that are not ready or about to end
+	// Version is of Resources and ServiceCIDRs: while it is the same, so are they. 0 = not known.
+	Version uint64
+	Shadow  shadow.State
+	Proxies []shadow.Proxy // by pod name, also those that are not ready or about to end
 	// ServiceCIDRs are the ranges of the cluster's Services, where the cluster publishes them.
 	ServiceCIDRs []netip.Prefix
 	// Bypass makes mesh names answer with the plain Services' addresses.

@@ -95,6 +95,7 @@ func (w *world) Snapshot() Snapshot {
 func (w *world) change(f func(s *Snapshot)) {
 	w.mu.Lock()
 	f(&w.snapshot)
+	w.snapshot.Version++
 	w.mu.Unlock()
 	signal(w.changed)
 }
@@ -190,6 +191,7 @@ func (w *world) Apply(ctx context.Context, c shadow.Changes) error {
 			s = s.DeepCopy()
 			s.Spec.ClusterIPs = []string{fmt.Sprintf("10.96.0.%d", len(w.shadows)+1)}
 			w.shadows[s.Name] = s
+			w.snapshot.Version++ // it is one of the cluster's Services, too
 		}
 	}
 	for _, s := range slices.Concat(c.CreateSlices, c.UpdateSlices) {

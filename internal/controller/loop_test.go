@@ -79,6 +79,28 @@ func TestEndlessChangesDoNotDelayForever(t *testing.T) {
 	})
 }
 
+func TestWhatIsNoNewsIsNotPublished(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		c := w.run(true)
+		w.services("web")
+		pass(time.Second)
+		published, rounds := w.times(), c.rounds.Load()
+		// Slices of mesh addresses are written, as when a proxy is replaced; other Services still lead to the old one.
+		w.mu.Lock()
+		for name, s := range w.slices {
+			s = s.DeepCopy()
+			s.ResourceVersion = "new"
+			w.slices[name] = s
+		}
+		w.mu.Unlock()
+		signal(w.changed)
+		pass(time.Second)
+		if c.rounds.Load() == rounds || w.times() != published {
+			t.Errorf("%d rounds, published %d times", c.rounds.Load()-rounds, w.times()-published)
+		}
+	})
+}
+
 func TestOnlyTheLeaderWrites(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		w.run(false)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -21,11 +22,14 @@ type round struct {
 	snapshot Snapshot
 	topology topology.Topology
 	assigned shadow.Assigned
+	inSlices map[string]bool
 	busy     map[shadow.PortKey]bool
-	problems []problem.Problem // sorted
-	version  string            // of the config that all proxies share
+	found    []problem.Problem // by the topology
+	problems []problem.Problem // all, sorted
 	common   []configv1.Resource
+	version  string // of common
 	perProxy map[string][]configv1.Resource
+	news     bool // common or perProxy differ from the round before
 }
 
 // round makes config of the current snapshot and publishes it. If that fails, which is a bug, the config stays what it
@@ -61,30 +65,60 @@ func (c *Controller) round() {
 // build turns a snapshot into a round. A panic in it is an error: the objects that caused it would cause it again.
 func (c *Controller) build(s Snapshot) (r *round, err error) {
 	defer recovered("build config", &err)
-	config := c.Topology
-	config.ServiceCIDRs = slices.Concat(config.ServiceCIDRs, s.ServiceCIDRs)
-	r = &round{snapshot: s}
-	r.topology, r.problems = topology.Build(config, s.Resources)
+	last := c.latest.Load()
+	r = &round{snapshot: s, inSlices: shadow.InSlices(s.Shadow, s.Proxies)}
+	same := last != nil && s.Version != 0 && s.Version == last.snapshot.Version
+	if same {
+		r.topology, r.found = last.topology, last.found
+	} else {
+		config := c.Topology
+		config.ServiceCIDRs = slices.Concat(config.ServiceCIDRs, s.ServiceCIDRs)
+		r.topology, r.found = topology.Build(config, s.Resources)
+	}
 	r.assigned = shadow.Observe(r.topology, s.Shadow)
-	names := c.ProxyConfig
-	names.DNSBypass = names.DNSBypass || s.Bypass
-	if r.common, err = proxyconfig.Build(names, r.topology, r.assigned); err != nil {
-		return nil, fmt.Errorf("build config: %w", err)
+	if err := c.makeConfig(r, last, same); err != nil {
+		return nil, err
 	}
-	if r.perProxy, err = proxyconfig.Proxies(r.topology, s.Proxies, shadow.InSlices(s.Shadow, s.Proxies)); err != nil {
-		return nil, fmt.Errorf("build config of proxies: %w", err)
-	}
-	r.version = versionOf(r.common)
 	refused := c.refused(r)
 	r.busy = c.avoid(refused, time.Now())
-	r.problems = append(r.problems, refusalProblems(c.ownRef(), refused)...)
+	r.problems = slices.Concat(r.found, refusalProblems(c.ownRef(), refused))
 	fillUIDs(r.problems, s.Resources)
 	slices.SortFunc(r.problems, problem.Problem.Compare)
 	return r, nil
 }
 
+// makeConfig makes the resources. What cannot differ from the last round's is taken from there: when a proxy is replaced
+// there is a round for every tenth of a second of writing slices, and all that may come of it is one proxy's InSlices.
+func (c *Controller) makeConfig(r, last *round, sameTopology bool) (err error) {
+	if sameTopology && r.snapshot.Bypass == last.snapshot.Bypass && r.assigned.Equal(last.assigned) {
+		r.common, r.version = last.common, last.version
+	} else {
+		names := c.ProxyConfig
+		names.DNSBypass = names.DNSBypass || r.snapshot.Bypass
+		if r.common, err = proxyconfig.Build(names, r.topology, r.assigned); err != nil {
+			return fmt.Errorf("build config: %w", err)
+		}
+		r.version, r.news = versionOf(r.common), true
+	}
+	if sameTopology && maps.Equal(r.inSlices, last.inSlices) && slices.EqualFunc(r.snapshot.Proxies, last.snapshot.Proxies, sameProxy) {
+		r.perProxy = last.perProxy
+		return nil
+	}
+	if r.perProxy, err = proxyconfig.Proxies(r.topology, r.snapshot.Proxies, r.inSlices); err != nil {
+		return fmt.Errorf("build config of proxies: %w", err)
+	}
+	r.news = true
+	return nil
+}
+
+// sameProxy compares what makes a difference to a proxy's config.
+func sameProxy(a, b shadow.Proxy) bool { return a.Pod == b.Pod && a.Node == b.Node }
+
 func (c *Controller) publish(r *round) (err error) {
 	defer recovered("publish config", &err)
+	if !r.news {
+		return nil
+	}
 	c.Publisher.Publish(r.common, r.perProxy)
 	return nil
 }
@@ -144,8 +178,10 @@ func firstLine(err error) error {
 // versionOf is a hash over resources, which are sorted.
 func versionOf(resources []configv1.Resource) string {
 	h := sha256.New()
+	line := make([]byte, 0, 256)
 	for _, r := range resources {
-		_, _ = fmt.Fprintf(h, "%s %s %s\n", r.Type, r.Name, r.Version)
+		line = append(append(append(append(append(line[:0], r.Type...), 0), r.Name...), 0), r.Version...)
+		h.Write(append(line, 0))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }

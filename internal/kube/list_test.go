@@ -11,7 +11,8 @@ import (
 )
 
 func pods(changes *int) split[*corev1.Pod] {
-	return splitOf("tulle-system", keepMeshPod, equal, keepPod, equal, func() { *changes++ })
+	count := func() { *changes++ }
+	return splitOf("tulle-system", keepMeshPod, equal, count, keepPod, equal, count)
 }
 
 func namedPod(namespace, name string) *corev1.Pod {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,6 +41,7 @@ type Source struct {
 	config   SourceConfig
 	changed  chan struct{}
 	ready    chan struct{} // closed when there is a whole snapshot
+	version  atomic.Uint64 // of what a topology is made of
 	watchers []*watcher
 	synced   []func() bool // of the kinds that must be read
 
@@ -61,13 +63,14 @@ func NewSource(c SourceConfig) *Source {
 	}
 	s := &Source{config: c, changed: make(chan struct{}, 1), ready: make(chan struct{})}
 	core, n := c.Client.CoreV1(), c.Namespace
-	s.services = splitOf(n, keepMeshService, nil, keepService, equal, s.signal)
-	s.endpoints = splitOf(n, keepMeshSlice(), nil, keepSlice, nil, s.signal)
-	s.pods = splitOf(n, keepMeshPod, equal, keepPod, equal, s.signal)
-	s.nodes = &list[*corev1.Node]{keep: keepNode, same: equal[*corev1.Node], changed: s.signal}
-	s.namespaces = &list[*corev1.Namespace]{keep: keepNamespace, same: equal[*corev1.Namespace], changed: s.signal}
-	s.accounts = &list[*corev1.ServiceAccount]{keep: keepServiceAccount, same: equal[*corev1.ServiceAccount], changed: s.signal}
-	s.cidrs = &list[*networkingv1.ServiceCIDR]{keep: keepServiceCIDR, same: equal[*networkingv1.ServiceCIDR], changed: s.signal}
+	// The mesh's own slices change all the time when proxies are replaced, and no topology is made of them.
+	s.services = splitOf(n, keepMeshService, nil, s.renew, keepService, equal, s.renew)
+	s.endpoints = splitOf(n, keepMeshSlice(), nil, s.signal, keepSlice, nil, s.renew)
+	s.pods = splitOf(n, keepMeshPod, equal, s.renew, keepPod, equal, s.renew)
+	s.nodes = &list[*corev1.Node]{keep: keepNode, same: equal[*corev1.Node], changed: s.renew}
+	s.namespaces = &list[*corev1.Namespace]{keep: keepNamespace, same: equal[*corev1.Namespace], changed: s.renew}
+	s.accounts = &list[*corev1.ServiceAccount]{keep: keepServiceAccount, same: equal[*corev1.ServiceAccount], changed: s.renew}
+	s.cidrs = &list[*networkingv1.ServiceCIDR]{keep: keepServiceCIDR, same: equal[*networkingv1.ServiceCIDR], changed: s.renew}
 	s.state = &list[stateMap]{keep: keepState, same: stateMap.same, changed: s.signal}
 
 	add(s, newWatcher("services", c.Client, core.Services(""), "", &corev1.Service{}, s.services), s.services.isSynced)
@@ -81,7 +84,7 @@ func NewSource(c SourceConfig) *Source {
 	cidrs.optional = true
 	add(s, cidrs, func() bool { absent, _ := cidrs.state(); return absent || s.cidrs.isSynced() })
 	for _, k := range smiKinds() {
-		s.smi = append(s.smi, newSMIWatch(k, c.Dynamic, s.signal))
+		s.smi = append(s.smi, newSMIWatch(k, c.Dynamic, s.renew))
 	}
 	return s
 }
@@ -90,12 +93,23 @@ func add(s *Source, w *watcher, synced func() bool) {
 	s.watchers, s.synced = append(s.watchers, w), append(s.synced, synced)
 }
 
-func splitOf[T named](namespace string, mesh func(any) (T, bool), sameMesh func(a, b T) bool, others func(any) (T, bool), same func(a, b T) bool, changed func()) split[T] {
+// splitOf makes a split: what of the mesh's own namespace is kept, and then what of all others.
+func splitOf[T named](
+	namespace string,
+	mesh func(any) (T, bool), sameMesh func(a, b T) bool, meshChanged func(),
+	others func(any) (T, bool), same func(a, b T) bool, changed func(),
+) split[T] {
 	return split[T]{
 		namespace: namespace,
-		mesh:      &list[T]{keep: mesh, same: sameMesh, changed: changed},
+		mesh:      &list[T]{keep: mesh, same: sameMesh, changed: meshChanged},
 		others:    &list[T]{keep: others, same: same, changed: changed},
 	}
+}
+
+// renew is for changes of what a topology is made of.
+func (s *Source) renew() {
+	s.version.Add(1)
+	s.signal()
 }
 
 // signal tells the controller that there is something new, once there is a whole snapshot.
@@ -188,7 +202,8 @@ func (s *Source) Waiting() error {
 
 // Snapshot returns the objects as they are now.
 func (s *Source) Snapshot() controller.Snapshot {
-	out := controller.Snapshot{Shadow: s.shadows(), Proxies: s.proxies(), Bypass: s.bypass(), Replicas: s.replicas()}
+	// Read before the objects: they may be newer than it says, never older.
+	out := controller.Snapshot{Version: s.version.Load() + 1, Shadow: s.shadows(), Proxies: s.proxies(), Bypass: s.bypass(), Replicas: s.replicas()}
 	r := &out.Resources
 	r.Services, r.EndpointSlices, r.Pods = s.services.all(), s.endpoints.others.all(), s.pods.all()
 	r.Nodes, r.Namespaces, r.ServiceAccounts = s.nodes.all(), s.namespaces.all(), s.accounts.all()

@@ -28,13 +28,14 @@ type model struct {
 	slices   map[string]*discoveryv1.EndpointSlice
 	serial   int
 	writes   int
+	pods     map[string]string // that ever were, by address
 }
 
 func newModel(t *testing.T) *model {
 	t.Helper()
 	return &model{
 		t: t, cfg: Config{Namespace: "tulle-system", Now: time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC), Settle: 10 * time.Second, Overlap: time.Minute},
-		services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}, busy: map[PortKey]bool{},
+		services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}, busy: map[PortKey]bool{}, pods: map[string]string{},
 	}
 }
 
@@ -54,6 +55,9 @@ func (m *model) observe() Assigned { return Observe(m.topo, m.state()) }
 // step plans once and applies the changes.
 func (m *model) step() []problem.Problem {
 	m.t.Helper()
+	for _, p := range m.proxies {
+		m.pods[p.Addresses[0].String()] = p.Pod
+	}
 	c, problems := m.plan()
 	m.writes += c.Len()
 	for _, s := range c.CreateServices {
@@ -177,7 +181,7 @@ func (m *model) leadsTo(service string) []string {
 	for _, s := range m.slices {
 		if s.Labels[discoveryv1.LabelServiceName] == service {
 			for _, e := range s.Endpoints {
-				out = append(out, e.TargetRef.Name)
+				out = append(out, m.pods[e.Addresses[0]])
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -46,6 +47,13 @@ func Observe(t topology.Topology, s State) Assigned {
 		}
 	}
 	return out
+}
+
+// Equal says whether two observations are the same.
+func (a Assigned) Equal(b Assigned) bool {
+	return slices.Equal(a.Shared, b.Shared) && maps.EqualFunc(a.Units, b.Units, func(x, y Assignment) bool {
+		return x.Unit == y.Unit && x.Shared == y.Shared && x.Bind == y.Bind && slices.Equal(x.Addresses, y.Addresses) && maps.Equal(x.TargetPorts, y.TargetPorts)
+	})
 }
 
 // reached says whether a shadow Service has endpoints at all: its address is not told before, as the first call would

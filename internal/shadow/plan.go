@@ -22,7 +22,7 @@ func Plan(cfg Config, t topology.Topology, s State, proxies []Proxy, busy map[Po
 	cfg.Overlap = cmp.Or(cfg.Overlap, 10*time.Minute)
 	p := &planner{cfg: cfg, held: index(s), wants: wants(t), book: newBook(busy), keep: map[string]bool{}}
 	p.own = claimed(p.held.services, p.held.targets, p.book)
-	p.endpoints = newEndpoints(cfg, s, proxies)
+	p.endpoints = newEndpoints(s, proxies)
 	for _, w := range p.wants {
 		p.unit(w)
 	}

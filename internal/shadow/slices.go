@@ -7,10 +7,8 @@ import (
 	"net/netip"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // maxEndpoints is how many endpoints the API takes in one slice.
@@ -49,7 +47,7 @@ func keyOf(list []discoveryv1.Endpoint) listKey { return listKey{&list[0], len(l
 // newEndpoints chooses the proxies. If no proxy is ready at all, those that are in the slices and whose pods still
 // exist stay: a proxy that is told to end, or whose readiness fails, serves on in most cases, and an empty slice serves
 // never. What is gone is taken out: its address may be another pod's soon.
-func newEndpoints(cfg Config, s State, proxies []Proxy) *endpoints {
+func newEndpoints(s State, proxies []Proxy) *endpoints {
 	uses := countUses(s)
 	anyReady := slices.ContainsFunc(proxies, func(p Proxy) bool { return p.Ready })
 	chosen := map[string]Proxy{} // by node
@@ -70,7 +68,7 @@ func newEndpoints(cfg Config, s State, proxies []Proxy) *endpoints {
 				f = v6
 			}
 			if _, second := f.byNode[node]; !second {
-				f.byNode[node] = endpoint(cfg, p, a)
+				f.byNode[node] = endpoint(p, a)
 			}
 		}
 	}
@@ -112,14 +110,15 @@ func countUses(s State) uses {
 	return u
 }
 
-func endpoint(cfg Config, p Proxy, a netip.Addr) discoveryv1.Endpoint {
+// endpoint says as little as possible: there are services times nodes of them, and all of a slice is written, sent to
+// every node and kept in memory by whoever watches slices. A targetRef would be a third of it, and nobody reads it.
+func endpoint(p Proxy, a netip.Addr) discoveryv1.Endpoint {
 	ready, node := true, p.Node
 	e := discoveryv1.Endpoint{
 		Addresses:  []string{a.String()},
 		Conditions: discoveryv1.EndpointConditions{Ready: &ready},
 		NodeName:   &node,
 		Hints:      &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: node}}},
-		TargetRef:  &corev1.ObjectReference{Kind: "Pod", Namespace: cfg.Namespace, Name: p.Pod, UID: types.UID(p.UID)},
 	}
 	if p.Zone != "" {
 		zone := p.Zone
