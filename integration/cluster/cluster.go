@@ -177,11 +177,7 @@ func (c *Cluster) applyManifests(ctx context.Context) error {
 		return err
 	}
 	dns := filepath.Join(c.dir, "coredns.yaml")
-	if err := render(dns, "coredns.yaml.tmpl", struct {
-		Profile   profile
-		Image     string
-		DualStack bool
-	}{c.o.Profile.settings(), corednsImage, c.o.DualStack}); err != nil {
+	if err := c.renderDNS(dns); err != nil {
 		return err
 	}
 	if _, err := c.Kubectl.Run(ctx, append(args, "-f", dns)...); err != nil {
@@ -189,6 +185,14 @@ func (c *Cluster) applyManifests(ctx context.Context) error {
 	}
 	c.progress("manifests applied")
 	return nil
+}
+
+func (c *Cluster) renderDNS(path string) error {
+	return render(path, "coredns.yaml.tmpl", struct {
+		Profile   profile
+		Image     string
+		DualStack bool
+	}{c.o.Profile.settings(), corednsImage, c.o.DualStack})
 }
 
 // Stop ends all processes and removes the state, namespaces and cgroups.

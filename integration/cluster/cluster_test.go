@@ -72,7 +72,6 @@ func TestCluster(t *testing.T) {
 	t.Run("kill a process of a pod", f.killProcess)
 	t.Run("kubelet comes back", f.kubeletComesBack)
 	t.Run("API server restarts", f.restartAPIServer)
-	t.Run("a name is taken once", f.nameTaken)
 	t.Run("kill -9 leaves nothing", testKill)
 }
 
@@ -202,12 +201,6 @@ func (f fixture) restartAPIServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the API server", func() bool { _, err := f.get(t.Context(), "/readyz"); return err == nil })
-}
-
-func (f fixture) nameTaken(t *testing.T) {
-	if _, err := lockName(f.o.Name); !errors.Is(err, errTaken) {
-		t.Errorf("second lock: %v, want %v", err, errTaken)
-	}
 }
 
 // testKill starts a second cluster beside the shared one, from a process of its own that is killed.
