@@ -187,19 +187,19 @@ func (c *churn) roll(t *testing.T, qps float32) {
 	})
 }
 
-// kill ends a stand-in without warning and waits until calls from its node go well again.
+// kill ends a stand-in without warning and waits until all is as before.
 func (c *churn) kill(t *testing.T, how func(t *testing.T, pod corev1.Pod)) {
 	s := c.standin(t, 200)
 	victim := s.current[0]
 	c.under(t, s, func() {
 		how(t, victim)
-		c.inARow(t, "calls", 5, rolloutTimeout, func() error {
-			for _, cl := range c.clients {
-				if err := cl.allOK(t, "get", "-n", "50", "-timeout", "1s", c.urls[3]); err != nil {
-					return err
-				}
+		// Over when all are ready again, and every slice has been taken from the victim and given back.
+		c.inARow(t, "return of "+victim.Name, 1, rolloutTimeout, func() error {
+			pods, err := s.list(t.Context())
+			if err == nil && (len(s.wanted(pods)) != len(c.clients) || s.writes.Load() < 2*churnServices) {
+				err = fmt.Errorf("%d pods ready, %d slices written", len(s.wanted(pods)), s.writes.Load())
 			}
-			return nil
+			return err
 		})
 	})
 }
