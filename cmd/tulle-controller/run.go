@@ -51,18 +51,26 @@ type command struct {
 	ca      *identity.CA                     // owned by push's goroutines, one after the other
 }
 
-// run wires the parts and runs them until ctx ends, or one of them fails.
-func (c *command) run(ctx context.Context) error {
+// run is the whole process.
+func (c *command) run(ctx context.Context) (err error) {
 	tuneMemory()
 	// client-go tells a lot that is of interest to its authors only.
 	klog.SetSlogLogger(slog.New(atLeast{c.log.Handler(), slog.LevelWarn}))
+	if c.clients, err = kube.NewClients(kube.ClientsConfig{
+		Kubeconfig: c.kubeconfig, UserAgent: "tulle-controller/" + version.Version, WriteQPS: c.writeQPS, WriteBurst: c.writeBurst,
+	}); err != nil {
+		return err
+	}
 	listeners, err := c.listen(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.wire(); err != nil {
-		return err
-	}
+	c.wire()
+	return c.serve(ctx, listeners)
+}
+
+// serve runs the parts until ctx ends, or one of them fails.
+func (c *command) serve(ctx context.Context, listeners *listeners) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.source.Run(ctx) })
 	g.Go(func() error { return c.loop.Run(ctx) })
@@ -74,18 +82,13 @@ func (c *command) run(ctx context.Context) error {
 		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler()) })
 	}
 	c.log.Info("started", "version", version.Version, "name", c.podName, "namespace", c.podNamespace)
-	err = g.Wait()
+	err := g.Wait()
 	c.log.Info("stopped", "name", c.podName)
 	return err
 }
 
 // wire makes the parts.
-func (c *command) wire() (err error) {
-	if c.clients, err = kube.NewClients(kube.ClientsConfig{
-		Kubeconfig: c.kubeconfig, UserAgent: "tulle-controller/" + version.Version, WriteQPS: c.writeQPS, WriteBurst: c.writeBurst,
-	}); err != nil {
-		return err
-	}
+func (c *command) wire() {
 	c.source = kube.NewSource(kube.SourceConfig{Client: c.clients.Read, Dynamic: c.clients.Dynamic, Namespace: c.podNamespace, Pod: c.podName, Log: c.log})
 	c.server = push.NewServer(push.ServerConfig{
 		Certificate:   c.certificate,
@@ -96,7 +99,6 @@ func (c *command) wire() (err error) {
 	c.metrics = prometheus.NewRegistry()
 	c.metrics.MustRegister(c.server, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	c.loop = c.newLoop()
-	return nil
 }
 
 // push serves config once there is a certificate to show.

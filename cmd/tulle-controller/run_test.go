@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/kube"
+	"github.com/tulle-mesh/tulle/internal/push"
+	"github.com/tulle-mesh/tulle/internal/status"
+)
+
+// api is an API server in memory, with what a cluster adds: cluster IPs, and tokens that are the names of pods.
+func api() *fake.Clientset {
+	client := fake.NewClientset()
+	var mu sync.Mutex
+	addresses := 0
+	client.PrependReactor("create", "services", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		create, _ := a.(clienttesting.CreateAction)
+		s, _ := create.GetObject().(*corev1.Service)
+		mu.Lock()
+		defer mu.Unlock()
+		addresses++
+		s.Spec.ClusterIP = fmt.Sprintf("10.96.0.%d", addresses)
+		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		return false, nil, nil
+	})
+	client.PrependReactor("create", "tokenreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		create, _ := a.(clienttesting.CreateAction)
+		r, _ := create.GetObject().(*authenticationv1.TokenReview)
+		r = r.DeepCopy()
+		r.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: []string{"tulle"}, User: authenticationv1.UserInfo{
+			Username: "system:serviceaccount:tulle-system:tulle-proxy",
+			Extra:    map[string]authenticationv1.ExtraValue{"authentication.kubernetes.io/pod-name": {r.Spec.Token}, "authentication.kubernetes.io/pod-uid": {"uid-" + r.Spec.Token}},
+		}}
+		return true, r, nil
+	})
+	return client
+}
+
+func pod(name, component, ip string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "tulle-system", Name: name, UID: "uid-p1", Labels: map[string]string{"app.kubernetes.io/name": "tulle", "app.kubernetes.io/component": component}},
+		Spec:       corev1.PodSpec{NodeName: "n1", ServiceAccountName: "tulle-" + component},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+	}
+}
+
+// replica is a controller that runs.
+type replica struct {
+	*command
+	*listeners
+}
+
+func start(t *testing.T, client *fake.Clientset, name string) replica {
+	t.Helper()
+	kinds := map[schema.GroupVersionResource]string{{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}: "CustomResourceDefinitionList"}
+	c, err := complete(t, nil, "--pod-name="+name, "--dns-mode=off", "--push-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--health-address=127.0.0.1:0", "--admin-address=127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.log = slog.New(slog.DiscardHandler)
+	c.clients = &kube.Clients{Read: client, Write: client, Events: client, DNS: client, Dynamic: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds)}
+	l, err := c.listen(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wire()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return replica{c, l}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for tick := time.NewTicker(10 * time.Millisecond); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	r, err := http.Get(url) //nolint:noctx // it is on this machine and in memory
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, string(b)
+}
+
+// seen is what a proxy was sent.
+type seen struct {
+	mu       sync.Mutex
+	services map[string]*configv1.Service
+}
+
+func (s *seen) Apply(u configv1.Update) []configv1.Refusal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range u.Set {
+		if m, ok := r.Message.(*configv1.Service); ok {
+			s.services[r.Name] = m
+		}
+	}
+	return nil
+}
+
+// proxyOf connects a proxy with a token to a replica.
+func proxyOf(t *testing.T, client *fake.Clientset, r replica, token string) *seen {
+	t.Helper()
+	ca, err := client.CoreV1().ConfigMaps("tulle-system").Get(t.Context(), kube.CAConfigMap, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	caFile, tokenFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "token")
+	for file, text := range map[string]string{caFile: ca.Data[kube.CAKey], tokenFile: token} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &seen{services: map[string]*configv1.Service{}}
+	p := push.NewClient(push.ClientConfig{
+		Addr: r.listeners.push.Addr().String(), ServerName: "tulle-controller.tulle-system.svc", CAFile: caFile, TokenFile: tokenFile,
+		Applier: s, Log: slog.New(slog.DiscardHandler),
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// TestWhole runs two replicas from a Service in the API server to the config of a proxy at either.
+func TestWhole(t *testing.T) {
+	client := api()
+	for _, p := range []*corev1.Pod{pod("p1", "proxy", "10.0.0.1"), pod("c-1", "controller", "10.0.0.8"), pod("c-2", "controller", "10.0.0.9")} {
+		if _, err := client.CoreV1().Pods("tulle-system").Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replicas := []replica{start(t, client, "c-1"), start(t, client, "c-2")}
+	for _, r := range replicas {
+		eventually(t, "ready", func() bool {
+			code, _ := get(t, "http://"+r.health.Addr().String()+"/readyz")
+			return code == http.StatusOK
+		})
+	}
+	if _, err := client.CoreV1().Services("shop").Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range replicas {
+		proxy := proxyOf(t, client, r, "p1")
+		eventually(t, "the mesh address of web", func() bool {
+			proxy.mu.Lock()
+			defer proxy.mu.Unlock()
+			web := proxy.services["shop/web"]
+			return web != nil && len(web.Addresses) == 1 && web.Ports[0].TargetPort != 0
+		})
+	}
+	eventually(t, "both replicas' proxies are written down", func() bool {
+		m, err := client.CoreV1().ConfigMaps("tulle-system").Get(t.Context(), status.ConfigMap, metav1.GetOptions{})
+		if err != nil {
+			return false
+		}
+		s, err := status.Decode(m.Data, m.BinaryData)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Leader.Addresses.Assigned == 1 && s.Leader.DNS != nil && s.Leader.DNS.Mode == "off" && len(s.Replicas) == 2 &&
+			len(s.Replicas[0].Proxies) == 1 && s.Replicas[1].Proxies[0].Current && s.Replicas[0].ConfigVersion == s.Replicas[1].ConfigVersion
+	})
+	leading := 0
+	for _, r := range replicas {
+		_, text := get(t, "http://"+r.listeners.metrics.Addr().String()+"/metrics")
+		for _, name := range []string{"tulle_controller_connected_proxies 1", "tulle_build_info{", "tulle_controller_rounds_total{", "go_goroutines"} {
+			if !strings.Contains(text, name) {
+				t.Errorf("no metric %s", name)
+			}
+		}
+		leading += strings.Count(text, "\ntulle_controller_leader 1\n")
+		if code, _ := get(t, "http://"+r.admin.Addr().String()+"/debug/pprof/heap"); code != http.StatusOK {
+			t.Errorf("pprof answers %d", code)
+		}
+	}
+	if leading != 1 {
+		t.Errorf("%d replicas lead", leading)
+	}
+}
+
+func TestNotReadySaysWhy(t *testing.T) {
+	client := api()
+	client.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, fmt.Errorf("no rights to list nodes")
+	})
+	r := start(t, client, "c-1")
+	eventually(t, "the reason", func() bool {
+		code, text := get(t, "http://"+r.health.Addr().String()+"/readyz")
+		return code == http.StatusServiceUnavailable && strings.Contains(text, "no rights to list nodes") && !strings.Contains(text, "pods")
+	})
+	if code, _ := get(t, "http://"+r.health.Addr().String()+"/healthz"); code != http.StatusOK {
+		t.Errorf("healthz answers %d", code)
+	}
+}
+
+func TestAddressInUseIsNamed(t *testing.T) {
+	c, err := complete(t, nil, "--push-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--health-address=203.0.113.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.listen(t.Context()); err == nil || !strings.Contains(err.Error(), "--health-address") {
+		t.Errorf("got %v", err)
+	}
+}
