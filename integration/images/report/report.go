@@ -27,18 +27,24 @@ type Summary struct {
 	ByNode    map[string]int `json:"byNode,omitempty"`
 	ByVersion map[string]int `json:"byVersion,omitempty"`
 	ByStatus  map[int]int    `json:"byStatus,omitempty"`
-	// LastByVersion is when the last answer of each version came: the effect of a change.
-	LastByVersion map[string]time.Time `json:"lastByVersion,omitempty"`
-	Errors        map[string]int       `json:"errors,omitempty"`
-	MaxMS         float64              `json:"maxMs"`
-	P50MS         float64              `json:"p50Ms"`
-	P99MS         float64              `json:"p99Ms"`
-	GapMS         float64              `json:"gapMs"`              // the longest time without an OK
-	Seconds       float64              `json:"seconds"`            // from the first call to the end
-	Failures      []Failure            `json:"failures,omitempty"` // the first hundred
-	LastFailure   time.Time            `json:"lastFailure,omitzero"`
-	Last          *Answer              `json:"last,omitempty"`
-	LastReply     map[string]string    `json:"lastReply,omitempty"` // headers of the last response
+	Errors    map[string]int `json:"errors,omitempty"`
+	MaxMS     float64        `json:"maxMs"`
+	P50MS     float64        `json:"p50Ms"`
+	P99MS     float64        `json:"p99Ms"`
+	GapMS     float64        `json:"gapMs"`   // the longest time without an OK
+	Seconds   float64        `json:"seconds"` // from the first call to the end
+	// Turns are the moments at which another version answered than the one before, the first answer among them.
+	Turns       []Turn            `json:"turns,omitempty"`
+	Failures    []Failure         `json:"failures,omitempty"` // the first hundred
+	LastFailure time.Time         `json:"lastFailure,omitzero"`
+	Last        *Answer           `json:"last,omitempty"`
+	LastReply   map[string]string `json:"lastReply,omitempty"` // headers of the last response
+}
+
+// Turn is an answer of another version than the one before.
+type Turn struct {
+	At      time.Time `json:"at"`
+	Version string    `json:"version"`
 }
 
 // Failure is one call that went wrong.

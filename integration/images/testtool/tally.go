@@ -25,13 +25,15 @@ type tally struct {
 	lastOK time.Time
 }
 
-const keptFailures = 100
+const (
+	keptFailures = 100
+	keptTurns    = 10000
+)
 
 func newTally() *tally {
 	now := time.Now()
 	return &tally{begin: now, lastOK: now, sum: report.Summary{
 		ByPod: map[string]int{}, ByNode: map[string]int{}, ByVersion: map[string]int{}, ByStatus: map[int]int{}, Errors: map[string]int{},
-		LastByVersion: map[string]time.Time{},
 	}}
 }
 
@@ -55,7 +57,9 @@ func (t *tally) add(due time.Time, o outcome) {
 	count(t.sum.ByPod, o.answer.Pod)
 	count(t.sum.ByNode, o.answer.Node)
 	count(t.sum.ByVersion, o.answer.Version)
-	t.sum.LastByVersion[o.answer.Version] = now
+	if v := o.answer.Version; len(t.sum.Turns) < keptTurns && (len(t.sum.Turns) == 0 || t.sum.Turns[len(t.sum.Turns)-1].Version != v) {
+		t.sum.Turns = append(t.sum.Turns, report.Turn{At: now, Version: v})
+	}
 	t.sum.Last, t.sum.LastReply = &o.answer, o.header
 }
 
