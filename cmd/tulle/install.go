@@ -16,6 +16,7 @@ type installOptions struct {
 	kubeVersion string
 	showValues  bool
 	skipCRDs    bool
+	skipChecks  bool
 	wait        bool
 	timeout     time.Duration
 }
@@ -43,6 +44,7 @@ value of an installed mesh and keep the others use "tulle upgrade".`,
 	f.StringVar(&o.kubeVersion, "kube-version", install.DefaultKubeVersion, "`version` of Kubernetes that --dry-run renders for")
 	f.BoolVar(&o.showValues, "show-values", false, "print all values with their defaults and what they mean")
 	f.BoolVar(&o.skipCRDs, "skip-crds", false, "don't install the SMI CRDs")
+	f.BoolVar(&o.skipChecks, "skip-checks", false, "install also if the cluster's DNS doesn't look fit for it")
 	waitFlags(cmd, &o.wait, &o.timeout)
 	return cmd
 }
@@ -68,7 +70,7 @@ func (o *installOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	return i.Install(cmd.Context(), install.Options{Values: values, SkipCRDs: o.skipCRDs, NoWait: !o.wait})
+	return i.Install(cmd.Context(), install.Options{Values: values, SkipCRDs: o.skipCRDs, SkipChecks: o.skipChecks, NoWait: !o.wait})
 }
 
 func (o *installOptions) print(w io.Writer, values install.Values) error {

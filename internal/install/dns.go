@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/corefile"
@@ -17,6 +18,21 @@ func DNSAccess(c *Cluster, namespace string, s Settings) kube.DNSAccess {
 		a.ConfigMaps = append(a.ConfigMaps, corefile.Place{Namespace: ns, Name: name, Key: key})
 	}
 	return a
+}
+
+// refuseDNS fails before anything is written if the cluster's DNS can't lead mesh names into the mesh, or somebody else
+// could answer for them.
+func (i *Installer) refuseDNS(ctx context.Context, r Rendered, skip bool) error {
+	s, err := r.Settings()
+	if err != nil || skip || s["dns-mode"] == "off" {
+		return err
+	}
+	for _, f := range DNSAccess(i.Cluster, i.Namespace, s).Preflight(ctx, s.List("zones"), s["cluster-domain"]) {
+		if f.Level == kube.DNSFail {
+			return WithNext(errors.New(f.Message), "`tulle check --pre` and docs/dns.md say more; --skip-checks installs all the same, dns.mode=off leaves the cluster's DNS alone")
+		}
+	}
+	return nil
 }
 
 // restoreDNS returns what takes the mesh's block out of the cluster's DNS. It reads the settings at once, before anything

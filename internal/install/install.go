@@ -24,9 +24,10 @@ type Installer struct {
 
 // Options say what Install does besides.
 type Options struct {
-	Values   Values
-	SkipCRDs bool
-	NoWait   bool // return when everything is applied
+	Values     Values
+	SkipCRDs   bool
+	SkipChecks bool // don't look at the cluster's DNS before the first installation
+	NoWait     bool // return when everything is applied
 }
 
 // Install makes the cluster hold the release with exactly these values, whatever was installed before, and waits until
@@ -42,15 +43,18 @@ func (i *Installer) Install(ctx context.Context, o Options) error {
 	if err := i.refuseUnknownKinds(rendered.Objects); err != nil {
 		return err
 	}
-	if err := i.ensureNamespace(ctx); err != nil {
-		return err
-	}
 	old, err := ReadRecord(ctx, i.Cluster, i.Namespace)
 	if err != nil {
 		return err
 	}
 	if old == nil {
 		old = &Record{}
+		if err := i.refuseDNS(ctx, rendered, o.SkipChecks); err != nil {
+			return err
+		}
+	}
+	if err := i.ensureNamespace(ctx); err != nil {
+		return err
 	}
 	next := &Record{Version: version.Version, Values: o.Values, Objects: refs(rendered.Objects), CRDs: old.CRDs}
 	if !o.SkipCRDs {

@@ -60,6 +60,9 @@ func newInstaller(t *testing.T) (*Installer, *fakeapi.Server, *bytes.Buffer) {
 	t.Helper()
 	s := fakeapi.New(t)
 	s.OnWrite = working(s)
+	for _, o := range fakeapi.Parse(fakeapi.CoreDNS) {
+		s.Put(o)
+	}
 	c, err := ConnectTo(&rest.Config{Host: s.URL})
 	if err != nil {
 		t.Fatal(err)
