@@ -261,18 +261,18 @@ func TestPre(t *testing.T) {
 	c, s = newChecker(t, room, fakeapi.CoreDNS, `{apiVersion: v1, kind: Namespace, metadata: {name: mesh}}`)
 	s.Version = "v1.28.0"
 	s.Refuse = func(verb, resource, _, _ string) *apierrors.StatusError {
-		if resource == "servicecidrs" {
+		if resource == "servicecidrs" || verb == "create" && resource == "clusterroles" {
 			return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", fmt.Errorf("no"))
 		}
 		return nil
 	}
 	r := c.Pre(t.Context(), rendered, settings)
-	for _, want := range []string{"too old", "mesh.svc"} {
+	for _, want := range []string{"too old", "mesh.svc", "you may not: create clusterroles"} {
 		if !strings.Contains(fmt.Sprint(r), want) {
 			t.Errorf("no %q in %+v", want, r)
 		}
 	}
-	if r.Failed() != 2 {
+	if r.Failed() != 3 {
 		t.Errorf("%d failed: %+v", r.Failed(), r)
 	}
 }

@@ -35,7 +35,7 @@ type Server struct {
 	// OnWrite is called without locks after an object was created or changed; it may call Put and Remove. It stands for
 	// the controllers of a cluster. Set it before the first request.
 	OnWrite func(resource string, o Object)
-	// Refuse makes a request fail if it returns an error. Set it before the first request.
+	// Refuse makes a request fail if it returns an error, and an access review say no. Set it before the first request.
 	Refuse func(verb, resource, namespace, name string) *apierrors.StatusError
 
 	mu      sync.Mutex
@@ -155,7 +155,7 @@ func (s *Server) do(q request) (out any, written Object, _ *apierrors.StatusErro
 		}
 		return metav1.Status{Status: metav1.StatusSuccess}, nil, nil
 	case "review":
-		return q.review(), nil, nil
+		return s.review(q), nil, nil
 	case "create":
 		q.name = nested(q.body, "metadata", "name")
 		if s.objects[q.key] != nil {

@@ -101,10 +101,12 @@ func verb(r *http.Request, q request) string {
 	return ""
 }
 
-// review allows everything: tests refuse by Server.Refuse.
-func (q request) review() Object {
-	out := merge(q.body, Object{"status": Object{"allowed": true}})
-	return out
+// review answers what a user may do: everything that the server wouldn't refuse.
+func (s *Server) review(q request) Object {
+	spec, _ := q.body["spec"].(map[string]any)
+	may := s.Refuse == nil || s.Refuse(nested(spec, "resourceAttributes", "verb"), nested(spec, "resourceAttributes", "resource"),
+		nested(spec, "resourceAttributes", "namespace"), "") == nil
+	return merge(q.body, Object{"status": Object{"allowed": may}})
 }
 
 func keyOf(o Object) key {
