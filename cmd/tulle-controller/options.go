@@ -36,6 +36,7 @@ type options struct {
 
 	addressesHTTP, firstHop string
 	settle, overlap         time.Duration
+	sliceSize               int
 
 	dnsMode       string
 	dnsConfigMaps []string
@@ -73,6 +74,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.settle, "address-settle", 10*time.Second, "how long a mesh address exists before the names of a service that has another one move to it")
 	f.DurationVar(&o.overlap, "address-overlap", 10*time.Minute, "how long a mesh address is served after names moved away from it")
 
+	f.IntVar(&o.sliceSize, "slice-size", 100, "endpoints in an EndpointSlice of a mesh address, at most (up to 1000)")
+
 	f.StringVar(&o.dnsMode, "dns-mode", "manage", "the stub domain in the cluster's DNS: manage, print or off")
 	f.StringSliceVar(&o.dnsConfigMaps, "dns-config-maps", nil, "ConfigMaps of the cluster's DNS that may be changed: namespace/name or namespace/name:key")
 	f.BoolVar(&o.dnsTrial, "dns-trial", true, "start a pod of the cluster's DNS with a change before it is written")
@@ -97,7 +100,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 
 // complete checks the flags. Every error names the flag.
 func (o *options) complete() (*command, error) {
-	c := &command{options: o, shadow: shadow.Config{Namespace: o.podNamespace, Settle: o.settle, Overlap: o.overlap}}
+	c := &command{options: o, shadow: shadow.Config{Namespace: o.podNamespace, Settle: o.settle, Overlap: o.overlap, SliceSize: o.sliceSize}}
 	var err error
 	if c.log, err = o.logger(); err != nil {
 		return nil, err
@@ -121,6 +124,9 @@ func (o *options) complete() (*command, error) {
 	}
 	if o.renew >= o.lease || float64(o.retry)*1.2 >= float64(o.renew) {
 		return nil, fmt.Errorf("--lease-duration %s, --lease-renew %s, --lease-retry %s: each must be well below the one before", o.lease, o.renew, o.retry)
+	}
+	if o.sliceSize < 1 || o.sliceSize > 1000 {
+		return nil, fmt.Errorf("--slice-size %d: want 1 to 1000", o.sliceSize)
 	}
 	c.dns, err = o.dns()
 	return c, err

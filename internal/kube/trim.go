@@ -80,7 +80,7 @@ func keepSlice(obj any) (*discoveryv1.EndpointSlice, bool) {
 // keepMeshSlice returns a function that keeps slices of the mesh's own namespace, and equal lists of endpoints once: all
 // mesh addresses lead to the same proxies, and there are services times nodes of them. It is called by one reflector.
 func keepMeshSlice() func(any) (*discoveryv1.EndpointSlice, bool) {
-	var recent [8][]discoveryv1.Endpoint
+	var recent [64][]discoveryv1.Endpoint
 	at := 0
 	return func(obj any) (*discoveryv1.EndpointSlice, bool) {
 		s, ok := obj.(*discoveryv1.EndpointSlice)

@@ -20,9 +20,10 @@ import (
 func Plan(cfg Config, t topology.Topology, s State, proxies []Proxy, busy map[PortKey]bool) (Changes, []problem.Problem) {
 	cfg.Settle = cmp.Or(cfg.Settle, 10*time.Second)
 	cfg.Overlap = cmp.Or(cfg.Overlap, 10*time.Minute)
+	cfg.SliceSize = min(cmp.Or(cfg.SliceSize, 100), 1000)
 	p := &planner{cfg: cfg, held: index(s), wants: wants(t), book: newBook(busy), keep: map[string]bool{}}
 	p.own = claimed(p.held.services, p.held.targets, p.book)
-	p.endpoints = newEndpoints(s, proxies)
+	p.endpoints = newEndpoints(cfg.SliceSize, s, proxies)
 	for _, w := range p.wants {
 		p.unit(w)
 	}

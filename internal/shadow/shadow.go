@@ -34,7 +34,10 @@ type Config struct {
 	// Local keeps calls on the client's node whatever happens (internalTrafficPolicy: Local), where the cluster's proxy
 	// does not know PreferSameNode.
 	Local bool
-	Now   time.Time
+	// SliceSize is how many endpoints a slice has at most; default 100, as in Kubernetes itself, and never more than the
+	// 1,000 that the API takes. All of a slice is written, and sent to every node, when one proxy is replaced.
+	SliceSize int
+	Now       time.Time
 	// Settle is how long an address exists on all nodes before names move to it; default 10 s.
 	Settle time.Duration
 	// Overlap is how long an address goes on being served after names moved away from it; default 10 min.

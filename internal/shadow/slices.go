@@ -11,9 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// maxEndpoints is how many endpoints the API takes in one slice.
-const maxEndpoints = 1000
-
 // endpoints are the proxies that mesh addresses lead to: one per node. The one that is in the slices already stays
 // until it is no longer ready, so that a proxy that is replaced (the new one is ready before the old one goes) costs one
 // write per Service, and not one for its coming and another for its going.
@@ -27,8 +24,9 @@ type family struct {
 	suffix string
 	nodes  []string                        // sorted
 	byNode map[string]discoveryv1.Endpoint // of the nodes
-	// fixed remembers what became of a list of endpoints: all Services have the same ones, most of the time.
-	fixed map[listKey]fixedList
+	size   int                             // of a slice
+	// placed remembers what became of lists of endpoints: all Services have the same ones, most of the time.
+	placed map[listsKey][]fixedList
 }
 
 type fixedList struct {
@@ -42,12 +40,23 @@ type listKey struct {
 	n     int
 }
 
-func keyOf(list []discoveryv1.Endpoint) listKey { return listKey{&list[0], len(list)} }
+func keyOf(list []discoveryv1.Endpoint) listKey {
+	if len(list) == 0 {
+		return listKey{}
+	}
+	return listKey{&list[0], len(list)}
+}
+
+// listsKey identifies the lists of several slices.
+type listsKey struct {
+	slices int
+	lists  [16]listKey
+}
 
 // newEndpoints chooses the proxies. If no proxy is ready at all, those that are in the slices and whose pods still
 // exist stay: a proxy that is told to end, or whose readiness fails, serves on in most cases, and an empty slice serves
 // never. What is gone is taken out: its address may be another pod's soon.
-func newEndpoints(s State, proxies []Proxy) *endpoints {
+func newEndpoints(size int, s State, proxies []Proxy) *endpoints {
 	uses := countUses(s)
 	anyReady := slices.ContainsFunc(proxies, func(p Proxy) bool { return p.Ready })
 	chosen := map[string]Proxy{} // by node
@@ -59,8 +68,8 @@ func newEndpoints(s State, proxies []Proxy) *endpoints {
 			chosen[p.Node] = p
 		}
 	}
-	v4 := &family{kind: discoveryv1.AddressTypeIPv4, suffix: "v4", byNode: map[string]discoveryv1.Endpoint{}, fixed: map[listKey]fixedList{}}
-	v6 := &family{kind: discoveryv1.AddressTypeIPv6, suffix: "v6", byNode: map[string]discoveryv1.Endpoint{}, fixed: map[listKey]fixedList{}}
+	v4 := &family{kind: discoveryv1.AddressTypeIPv4, suffix: "v4", size: size, byNode: map[string]discoveryv1.Endpoint{}, placed: map[listsKey][]fixedList{}}
+	v6 := &family{kind: discoveryv1.AddressTypeIPv6, suffix: "v6", size: size, byNode: map[string]discoveryv1.Endpoint{}, placed: map[listsKey][]fixedList{}}
 	for node, p := range chosen {
 		for _, a := range p.Addresses {
 			f := v4
@@ -181,35 +190,22 @@ func (p *planner) family(f *family, service string, ports []discoveryv1.Endpoint
 	}
 }
 
-// place returns the endpoints of every old slice as they should be, and the lists of further slices.
+// place returns the endpoints of every old slice as they should be, and the lists of further slices. It is worked out
+// once for all Services that have the same lists.
 func (f *family) place(old []*discoveryv1.EndpointSlice) []fixedList {
-	if len(old) == 1 && len(old[0].Endpoints) > 0 {
-		// The case of nearly all Services: worked out once for all that have the same list.
-		k := keyOf(old[0].Endpoints)
-		fixed, ok := f.fixed[k]
-		if !ok {
-			lists := f.placeAll(old)
-			if len(lists) > 1 {
-				return lists
-			}
-			fixed = lists[0]
-			f.fixed[k] = fixed
-		}
-		return []fixedList{fixed}
+	k := listsKey{slices: len(old)}
+	if len(old) > len(k.lists) {
+		return f.placeAll(old)
 	}
-	if len(old) == 0 && len(f.nodes) <= maxEndpoints {
-		fixed, ok := f.fixed[listKey{}]
-		if !ok {
-			lists := f.placeAll(old)
-			if len(lists) == 0 {
-				return nil
-			}
-			fixed = lists[0]
-			f.fixed[listKey{}] = fixed
-		}
-		return []fixedList{fixed}
+	for i, sl := range old {
+		k.lists[i] = keyOf(sl.Endpoints)
 	}
-	return f.placeAll(old)
+	lists, ok := f.placed[k]
+	if !ok {
+		lists = f.placeAll(old)
+		f.placed[k] = lists
+	}
+	return lists
 }
 
 func (f *family) placeAll(old []*discoveryv1.EndpointSlice) []fixedList {
@@ -222,7 +218,7 @@ func (f *family) placeAll(old []*discoveryv1.EndpointSlice) []fixedList {
 			if e.NodeName != nil {
 				node = *e.NodeName
 			}
-			if want, ok := f.byNode[node]; ok && !placed[node] && len(list) < maxEndpoints {
+			if want, ok := f.byNode[node]; ok && !placed[node] && len(list) < f.size {
 				placed[node] = true
 				list = append(list, want)
 			}
@@ -234,7 +230,7 @@ func (f *family) placeAll(old []*discoveryv1.EndpointSlice) []fixedList {
 		if placed[node] {
 			continue
 		}
-		for at < len(out) && len(out[at].list) >= maxEndpoints {
+		for at < len(out) && len(out[at].list) >= f.size {
 			at++
 		}
 		if at == len(out) {

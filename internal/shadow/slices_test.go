@@ -97,8 +97,24 @@ func TestInSlicesUntilTheLastSliceIsWritten(t *testing.T) {
 	}
 }
 
+func TestSlicesOfAHundred(t *testing.T) {
+	m := many(t, 3, 250)
+	m.settle()
+	if m.writes != 3+3*3 {
+		t.Errorf("%d writes", m.writes)
+	}
+	m.writes = 0
+	m.proxies = append(m.proxies, proxy("new", "n0111", "10.99.0.1"))
+	m.proxies[111].Ready = false
+	m.settle()
+	if m.writes != 3 {
+		t.Errorf("%d writes for a proxy that was replaced", m.writes)
+	}
+}
+
 func TestMoreThanAThousandNodes(t *testing.T) {
 	m := many(t, 2, 2300)
+	m.cfg.SliceSize = 5000
 	m.settle()
 	name := ServiceName(unit("shop", "s0001"))
 	sizes := func() (out []int) {
@@ -122,6 +138,11 @@ func TestMoreThanAThousandNodes(t *testing.T) {
 	m.proxies = m.proxies[:100]
 	m.settle()
 	if got := sizes(); !slices.Equal(got, []int{99}) {
+		t.Errorf("slices of %v", got)
+	}
+	m.cfg.SliceSize = 10
+	m.settle()
+	if got := sizes(); len(got) != 10 || slices.Max(got) != 10 {
 		t.Errorf("slices of %v", got)
 	}
 }
