@@ -15,7 +15,8 @@ import (
 )
 
 func TestDrainAsksHTTPConnectionsToEnd(t *testing.T) {
-	m := start(t, func(c *proxy.Config) { c.DrainIdle = 300 * time.Millisecond })
+	t.Parallel()
+	m := start(t, func(c *proxy.Config) { c.DrainIdle = 2 * time.Second })
 	goOn, begun := make(chan struct{}), make(chan struct{})
 	front := m.serve("web", httpPort, backend(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {

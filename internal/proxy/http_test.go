@@ -398,10 +398,11 @@ func TestRefusalsOfHTTP(t *testing.T) {
 }
 
 func TestTimeLimit(t *testing.T) {
+	t.Parallel()
 	m := start(t)
 	target := m.sockets.free()
 	s := service("web", httpPort, 80, target)
-	s.Ports[0].TimeoutMs = 50
+	s.Ports[0].TimeoutMs = 500
 	m.set("shop/web", endpoints("web", httpPort, 80, backend(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/begun" {
 			fmt.Fprint(w, "begun")
@@ -418,25 +419,26 @@ func TestTimeLimit(t *testing.T) {
 	}
 }
 
-func TestHeadsHaveLimits(t *testing.T) {
-	m := start(t, quickLimits)
-	address, heads := recorder(t, ok)
+func TestHeadsHaveASizeLimit(t *testing.T) {
+	m := start(t)
+	address, _ := recorder(t, ok)
 	front := m.serve("web", httpPort, address)
-	t.Run("size", func(t *testing.T) {
+	for kilobytes, want := range map[int]int{60: 200, 70: 431} {
 		c := dialRaw(t, front)
-		c.say("GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 60<<10) + "\r\n\r\n")
-		if resp, _ := c.answer("GET"); resp.StatusCode != 200 {
-			t.Errorf("60 KiB: %s", resp.Status)
+		c.say("GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", kilobytes<<10) + "\r\n\r\n")
+		if resp, _ := c.answer("GET"); resp.StatusCode != want {
+			t.Errorf("%d KiB: %s", kilobytes, resp.Status)
 		}
-		within(t, heads, "request")
-		c = dialRaw(t, front)
-		c.say("GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 70<<10) + "\r\n\r\n")
-		if resp, _ := c.answer("GET"); resp.StatusCode != 431 {
-			t.Errorf("70 KiB: %s", resp.Status)
-		}
-	})
+	}
+}
+
+func TestHeadsHaveATimeLimit(t *testing.T) {
+	t.Parallel()
+	m := start(t, quickLimits)
+	address, _ := recorder(t, ok)
+	front := m.serve("web", httpPort, address)
 	for name, begun := range map[string]string{"nothing": "", "a letter": "G", "half": "GET / HTTP/1.1\r\nHost: x\r\n"} {
-		t.Run("time after "+name, func(t *testing.T) {
+		t.Run("after "+name, func(t *testing.T) {
 			c := dialRaw(t, front)
 			c.say(begun)
 			if b, err := io.ReadAll(c.r); err != nil || strings.Contains(string(b), " 200 ") {
@@ -447,6 +449,7 @@ func TestHeadsHaveLimits(t *testing.T) {
 }
 
 func TestIdleConnectionsEnd(t *testing.T) {
+	t.Parallel()
 	m := start(t, quickLimits)
 	address, _ := recorder(t, ok)
 	c := dialRaw(t, m.serve("web", httpPort, address))

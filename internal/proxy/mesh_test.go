@@ -266,5 +266,5 @@ func unused(t *testing.T) string {
 }
 
 func quickLimits(c *proxy.Config) {
-	c.HeaderTimeout, c.HTTPIdle = 100*time.Millisecond, 100*time.Millisecond
+	c.HeaderTimeout, c.HTTPIdle = 500*time.Millisecond, 500*time.Millisecond
 }

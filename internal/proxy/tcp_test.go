@@ -116,9 +116,12 @@ func TestNothingToConnectToIsAReset(t *testing.T) {
 		if !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if n := m.metric("tulle_proxy_refusals_total", "protocol", "tcp", "service", "db", "reason", name); n != 1 {
-			t.Errorf("%s: counted %v", name, n)
-		}
+		eventually(t, func() error { // counted after the reset
+			if n := m.metric("tulle_proxy_refusals_total", "protocol", "tcp", "service", "db", "reason", name); n != 1 {
+				return fmt.Errorf("%s: counted %v", name, n)
+			}
+			return nil
+		})
 	}
 }
 
@@ -132,13 +135,14 @@ func TestTCPConnectsElsewhere(t *testing.T) {
 }
 
 func TestIdleTCPConnectionsEnd(t *testing.T) {
-	m := start(t, func(c *proxy.Config) { c.TCPIdle = 200 * time.Millisecond })
+	t.Parallel()
+	m := start(t, func(c *proxy.Config) { c.TCPIdle = time.Second })
 	front := m.serve("db", tcpPort, rawServer(t, echo))
 	c := dialRaw(t, front)
 	for range 8 { // longer than the limit in all
 		c.say("tick\n")
 		c.expect("tick\n")
-		<-time.After(50 * time.Millisecond)
+		<-time.After(150 * time.Millisecond)
 	}
 	if _, err := c.r.ReadByte(); err == nil {
 		t.Error("an idle connection said something")

@@ -78,14 +78,15 @@ func TestUpgrade(t *testing.T) {
 }
 
 func TestUpgradeOutlivesTheTimeLimitAndConfigChanges(t *testing.T) {
+	t.Parallel()
 	m := start(t)
 	address, target := shouter(t), m.sockets.free()
 	s := service("web", httpPort, 80, target)
-	s.Ports[0].TimeoutMs = 200
+	s.Ports[0].TimeoutMs = 1000
 	m.set("shop/web", endpoints("web", httpPort, 80, address))
 	m.set("shop/web", s)
 	c := shout(t, m.sockets.address(httpPort, target))
-	<-time.After(300 * time.Millisecond)
+	<-time.After(1200 * time.Millisecond)
 	m.remove(&configv1.Service{}, "shop/web")
 	m.remove(&configv1.Endpoints{}, "shop/web")
 	c.say("still here\n")
@@ -131,7 +132,8 @@ func TestUpgradesAreRefusedByTheBackendOrNotAsked(t *testing.T) {
 }
 
 func TestIdleUpgradesEnd(t *testing.T) {
-	m := start(t, func(c *proxy.Config) { c.TCPIdle = 50 * time.Millisecond })
+	t.Parallel()
+	m := start(t, func(c *proxy.Config) { c.TCPIdle = 500 * time.Millisecond })
 	c := shout(t, m.serve("web", httpPort, shouter(t)))
 	if _, err := c.r.ReadByte(); err == nil {
 		t.Error("an idle connection said something")

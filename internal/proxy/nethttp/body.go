@@ -1,6 +1,7 @@
 package nethttp
 
 import (
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -9,16 +10,13 @@ import (
 	"time"
 )
 
-// requestBody is the client's body on its way to an endpoint. Transports read it in goroutines of their own and close
-// it when they are through with it, which must not end it for the next attempt as long as nothing was read.
+// requestBody is the client's body on its way to an endpoint.
 type requestBody struct {
 	r       *http.Request
 	w       *http.ResponseController
 	trailer http.Header // what the transport sends after the body; filled in at the body's end
 	count   atomic.Int64
-	begun   atomic.Bool  // somebody has begun to read
 	ended   atomic.Bool  // read to its end
-	closed  atomic.Bool  // by the transport, while it was read
 	failed  atomic.Value // error: the client's, not the endpoint's
 
 	mu       sync.Mutex
@@ -48,8 +46,44 @@ func (b *requestBody) none() bool {
 // finished says that nothing of the request is left to read.
 func (b *requestBody) finished() bool { return b.none() || b.ended.Load() || b.failed.Load() != nil }
 
-func (b *requestBody) Read(p []byte) (int, error) {
-	b.begun.Store(true)
+// bodyReader is what one attempt sees of the body. Transports read it in goroutines of their own, and close it when
+// they are through with it: that ends the body for the next attempt only if it was read.
+type bodyReader struct {
+	*requestBody
+	mu     sync.Mutex
+	begun  bool // guarded by mu, as closed
+	closed bool
+}
+
+var errBodyClosed = errors.New("request body was closed")
+
+// begin says whether the body may be read.
+func (b *bodyReader) begin() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.begun = true
+	return !b.closed
+}
+
+// close notes that the attempt is through, and says whether there may be a Read that waits.
+func (b *bodyReader) close() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first := !b.closed
+	b.closed = true
+	return first && b.begun
+}
+
+func (b *bodyReader) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	if !b.begin() {
+		return 0, errBodyClosed
+	}
 	n, err := b.r.Body.Read(p)
 	b.count.Add(int64(n))
 	switch {
@@ -57,25 +91,31 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		if !b.ended.Swap(true) {
 			maps.Copy(b.trailer, b.r.Trailer)
 		}
-	case err != nil && !b.closed.Load():
+	case err != nil && !b.isClosed():
 		b.failed.CompareAndSwap(nil, errBox{err})
 	}
 	return n, err
 }
 
-// Close ends a Read that waits for the client.
-func (b *requestBody) Close() error {
+// Close ends a Read that waits for the client, whose transport would wait with it.
+func (b *bodyReader) Close() error {
+	if b.close() {
+		b.interrupt()
+	}
+	return nil
+}
+
+// interrupt ends a Read that waits: at once, or, on HTTP/1, soon.
+func (b *requestBody) interrupt() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.released || !b.begun.Load() || b.finished() {
-		return nil
+	switch {
+	case b.released || b.finished():
+	case b.r.ProtoMajor > 1:
+		b.r.Body.Close()
+	default:
+		b.linger()
 	}
-	b.closed.Store(true)
-	if b.r.ProtoMajor > 1 {
-		return b.r.Body.Close() //nolint:wrapcheck // never fails
-	}
-	b.linger()
-	return nil
 }
 
 // release is called when the handler is done with the request.

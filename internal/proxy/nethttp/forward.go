@@ -111,7 +111,7 @@ func (x *exchange) newForwarding(ctx context.Context, limit *time.Timer) *forwar
 		Method: x.r.Method, Host: x.r.Host, Header: x.requestHeader(f.upgrade), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
 	if !x.body.none() {
-		out.Body, out.ContentLength, out.Trailer = x.body, x.r.ContentLength, x.body.trailer
+		out.ContentLength, out.Trailer = x.r.ContentLength, x.body.trailer
 		if out.ContentLength < 0 {
 			out.TransferEncoding = []string{"chunked"} // whatever the method; net/http would guess
 		}
@@ -148,6 +148,9 @@ func (f *forwarding) attempt(e *upstream.Endpoint) error {
 	defer e.End()
 	out := f.out.WithContext(f.out.Context())
 	out.URL = f.url(e.Address())
+	if !f.body.none() {
+		out.Body = &bodyReader{requestBody: f.body}
+	}
 	resp, err := e.HTTP(f.protocol, f.serverName()).RoundTrip(out)
 	if err != nil {
 		if errors.As(err, new(*upstream.DialError)) {
