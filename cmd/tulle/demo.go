@@ -50,16 +50,16 @@ func isTerminal(r io.Reader) bool {
 func (o *demoOptions) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	dir, err := copyExamples()
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a folder of the system's temporary ones
 	servers, err := startDemoServers(ctx)
 	if err != nil {
 		return err
 	}
 	defer servers.Close()
+	dir, err := copyExamples(servers.moved)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a folder of the system's temporary ones
 	run := runOptions{dir: dir, zones: []string{"mesh"}, defaultMode: "http", stdout: o.stdout, stderr: o.stderr}
 	mesh, err := run.mesh(ctx)
 	if err != nil {
@@ -69,14 +69,15 @@ func (o *demoOptions) run(ctx context.Context) error {
 	go func() { done <- mesh.Run(ctx) }()
 	show := &demoShow{mesh: mesh, dir: dir, out: o.stdout}
 	if err := errors.Join(show.run(ctx), unlessDone(done)); err != nil {
-		return err
+		cancel()
+		return errors.Join(err, <-done)
 	}
-	if o.stay {
-		show.invite()
-		<-ctx.Done()
+	if !o.stay {
+		cancel()
+		return <-done
 	}
-	cancel()
-	return <-done
+	show.invite()
+	return run.tell(mesh, done)
 }
 
 // unlessDone returns the error of a mesh that ended by itself.
@@ -89,14 +90,21 @@ func unlessDone(done <-chan error) error {
 	}
 }
 
-func copyExamples() (string, error) {
+// copyExamples writes the examples into a folder that the user may change them in.
+func copyExamples(change func(yaml string) string) (string, error) {
 	dir, err := os.MkdirTemp("", "tulle-demo-")
 	if err != nil {
 		return "", fmt.Errorf("make a folder for the examples: %w", err)
 	}
-	sub, err := fs.Sub(examples, "examples")
-	if err == nil {
-		err = os.CopyFS(dir, sub)
+	files, err := fs.Glob(examples, "examples/*.yaml")
+	for _, name := range files {
+		var content []byte
+		if content, err = examples.ReadFile(name); err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(name)), []byte(change(string(content))), 0o600)
+		}
+		if err != nil {
+			break
+		}
 	}
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("copy the examples: %w", err), os.RemoveAll(dir))
@@ -139,7 +147,7 @@ func (s *demoShow) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, "split.yaml"), []byte(halfAndHalf), 0o600); err != nil {
+	if err := s.rewrite("split.yaml", halfAndHalf); err != nil {
 		return fmt.Errorf("change the split: %w", err)
 	}
 	changed := time.Now()
@@ -148,6 +156,15 @@ func (s *demoShow) run(ctx context.Context) error {
 	}
 	fmt.Fprintf(s.out, "split.yaml rewritten to 50/50: in effect after %s\n", time.Since(changed).Round(time.Millisecond))
 	return s.step(ctx, demoStep{"100 x http://web.shop.mesh/, split 50/50", client.requests(100, ""), "v1: 50, v2: 50"})
+}
+
+// rewrite replaces a file in one step, so that nobody reads half of it.
+func (s *demoShow) rewrite(name, content string) error {
+	part := filepath.Join(s.dir, "."+name)
+	if err := os.WriteFile(part, []byte(content), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(part, filepath.Join(s.dir, name))
 }
 
 // started waits for the first config.

@@ -8,15 +8,22 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 )
 
-// demoServers are the applications behind the demo's services, on the ports that its examples name.
-type demoServers struct{ closers []io.Closer }
+// demoServers are the applications behind the demo's services.
+type demoServers struct {
+	closers []io.Closer
+	// ports are where they listen, by the port that the examples name, which another program may have.
+	ports map[int]int
+}
 
 func startDemoServers(ctx context.Context) (*demoServers, error) {
-	d := &demoServers{}
-	err := errors.Join(d.web(ctx, "v1", 18081), d.web(ctx, "v2", 18082), d.ledger(ctx, 18083), d.gauge(18084))
+	d := &demoServers{ports: map[int]int{}}
+	err := errors.Join(d.web(ctx, "v1", 18081), d.web(ctx, "v2", 18082), d.ledger(ctx, 18083), d.gauge(ctx, 18084))
 	if err != nil {
 		d.Close()
 		return nil, fmt.Errorf("start the demo's applications: %w", err)
@@ -31,13 +38,40 @@ func (d *demoServers) Close() {
 	}
 }
 
-func (d *demoServers) listen(ctx context.Context, port int) (net.Listener, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err == nil {
-		d.closers = append(d.closers, l)
+// moved says in an example's YAML where the applications listen.
+func (d *demoServers) moved(yaml string) string {
+	var pairs []string
+	for named, port := range d.ports {
+		pairs = append(pairs, strconv.Itoa(named), strconv.Itoa(port))
 	}
-	return l, err
+	return strings.NewReplacer(pairs...).Replace(yaml)
+}
+
+// listenDemo opens a socket on the port that the examples name, or on any, if that is taken.
+func listenDemo[S io.Closer](d *demoServers, named int, open func(address string) (S, error), port func(S) int) (S, error) {
+	s, err := open(fmt.Sprintf("127.0.0.1:%d", named))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		s, err = open("127.0.0.1:0")
+	}
+	if err == nil {
+		d.closers = append(d.closers, s)
+		d.ports[named] = port(s)
+	}
+	return s, err
+}
+
+func (d *demoServers) listen(ctx context.Context, named int) (net.Listener, error) {
+	var lc net.ListenConfig
+	return listenDemo(d, named,
+		func(address string) (net.Listener, error) { return lc.Listen(ctx, "tcp", address) },
+		func(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port })
+}
+
+func (d *demoServers) listenPacket(ctx context.Context, named int) (net.PacketConn, error) {
+	var lc net.ListenConfig
+	return listenDemo(d, named,
+		func(address string) (net.PacketConn, error) { return lc.ListenPacket(ctx, "udp", address) },
+		func(c net.PacketConn) int { return c.LocalAddr().(*net.UDPAddr).Port })
 }
 
 // web answers every request with its version.
@@ -82,20 +116,19 @@ func (d *demoServers) ledger(ctx context.Context, port int) error {
 }
 
 // gauge acknowledges datagrams.
-func (d *demoServers) gauge(port int) error {
-	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+func (d *demoServers) gauge(ctx context.Context, port int) error {
+	c, err := d.listenPacket(ctx, port)
 	if err != nil {
 		return err
 	}
-	d.closers = append(d.closers, c)
 	go func() {
 		buf := make([]byte, 65535)
 		for {
-			n, from, err := c.ReadFromUDP(buf)
+			n, from, err := c.ReadFrom(buf)
 			if err != nil {
 				return
 			}
-			_, _ = c.WriteToUDP(append([]byte("counted "), buf[:n]...), from)
+			_, _ = c.WriteTo(append([]byte("counted "), buf[:n]...), from) // datagrams may be lost
 		}
 	}()
 	return nil

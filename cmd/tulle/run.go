@@ -2,16 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
+	"reflect"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/tulle-mesh/tulle/internal/install"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
@@ -49,7 +54,6 @@ served; the mesh DNS answers on a loopback port. Identities are simulated, so no
 	cmd.Flags().StringVar(&o.dns, "dns", "", "loopback address and port of the mesh DNS (default 127.0.0.1:15353, or a free port if that is taken)")
 	cmd.Flags().StringVar(&o.defaultMode, "default-mode", "http", "what a TCP port that says nothing carries: http or tcp")
 	cmd.Flags().BoolVar(&o.accessLog, "access-log", false, "write a JSON access log to standard output")
-	_ = cmd.MarkFlagRequired("filename") // the flag exists
 	return cmd
 }
 
@@ -62,42 +66,78 @@ func (o *runOptions) run(ctx context.Context) error {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- mesh.Run(ctx) }()
+	return o.tell(mesh, done)
+}
+
+// tell says what the mesh serves and what is wrong, now and whenever it changes, until the mesh ends.
+func (o *runOptions) tell(mesh *standalone.Mesh, done <-chan error) error {
 	fmt.Fprintln(o.stderr, "identities are simulated: whoever can reach this loopback can call as anybody")
 	said := map[problem.Problem]bool{}
+	var shown []standalone.Service
 	for {
 		select {
 		case err := <-done:
 			return err
 		case <-mesh.Changed():
-			s := mesh.State()
-			said = printProblems(o.stderr, s.Problems, said)
-			printServices(o.stdout, s, o.zones[0])
 		}
+		s := mesh.State()
+		said = printProblems(o.stderr, s.Problems, said)
+		if shown != nil && reflect.DeepEqual(shown, s.Services) {
+			fmt.Fprintln(o.stdout, "the changed files are in use")
+			continue
+		}
+		printServices(o.stdout, s, o.zones[0])
+		shown = s.Services
 	}
 }
 
+// mesh opens what the flags say.
 func (o *runOptions) mesh(ctx context.Context) (*standalone.Mesh, error) {
+	c, err := o.config()
+	if err != nil {
+		return nil, err
+	}
+	m, err := standalone.New(ctx, c)
+	switch {
+	case errors.Is(err, standalone.ErrNotLoopback):
+		return nil, install.WithNext(err, "give --dns an address of the loopback, e.g. 127.0.0.1:15353")
+	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, install.WithNext(err, "give --dns another address, or leave it out to get a port that is free")
+	}
+	return m, install.WithNext(err, "name a folder of YAML files with -f; `tulle demo` shows one")
+}
+
+// config checks the flags.
+func (o *runOptions) config() (standalone.Config, error) {
 	c := standalone.Config{
 		Dir: o.dir, Zones: o.zones, DefaultMode: topology.Protocol(o.defaultMode), Loopback: standalone.DetectLoopback(),
-		Proxy: proxy.Config{Registerer: prometheus.NewRegistry(), Log: slog.New(slog.NewTextHandler(o.stderr, nil))},
+		Proxy: proxy.Config{Log: slog.New(slog.NewTextHandler(o.stderr, nil))},
+	}
+	if o.dir == "" {
+		return c, install.WithNext(errors.New("no folder to read"), "name a folder of YAML files with -f; `tulle demo` shows one")
 	}
 	if c.DefaultMode != topology.HTTP && c.DefaultMode != topology.TCP {
-		return nil, fmt.Errorf("--default-mode %q: want http or tcp", o.defaultMode)
+		return c, install.WithNext(fmt.Errorf("unknown --default-mode %q", o.defaultMode), "use http or tcp")
 	}
 	if len(o.zones) == 0 {
-		return nil, fmt.Errorf("--zones: want at least one")
+		return c, install.WithNext(errors.New("no --zones"), "name at least one DNS zone, e.g. mesh")
+	}
+	for _, z := range o.zones {
+		if wrong := validation.IsDNS1123Subdomain(strings.Trim(z, ".")); len(wrong) > 0 {
+			return c, install.WithNext(fmt.Errorf("--zones %q is not the name of a zone", z), "use letters, digits, dots and dashes, e.g. mesh")
+		}
 	}
 	if o.dns != "" {
 		address, err := netip.ParseAddrPort(o.dns)
 		if err != nil {
-			return nil, fmt.Errorf("--dns %q: want an address and a port, e.g. 127.0.0.1:15353", o.dns)
+			return c, install.WithNext(fmt.Errorf("--dns %q is not an address and a port", o.dns), "give it both, e.g. 127.0.0.1:15353")
 		}
 		c.DNSAddress = address
 	}
 	if o.accessLog {
 		c.Proxy.AccessLog = meter.NewAccessLog(o.stdout)
 	}
-	return standalone.New(ctx, c)
+	return c, nil
 }
 
 // printProblems prints those that were not said before and returns what is said now.
@@ -133,7 +173,11 @@ func printServices(out io.Writer, s standalone.State, zone string) {
 		fmt.Fprintf(w, "%s.%s\t%s\t%s\n", service.Name, zone, service.Address, strings.Join(ports, ", "))
 	}
 	_ = w.Flush() // an error would be the terminal's
-	fmt.Fprintf(out, "mesh DNS on %s; try: dig @%s -p %s %s\n\n", s.DNS, host(s.DNS), port(s.DNS), example(s, zone))
+	host, port, err := net.SplitHostPort(s.DNS)
+	if err != nil {
+		return // there is no such address
+	}
+	fmt.Fprintf(out, "mesh DNS on %s; try: dig @%s -p %s %s\n\n", s.DNS, host, port, example(s, zone))
 }
 
 func example(s standalone.State, zone string) string {
@@ -142,6 +186,3 @@ func example(s standalone.State, zone string) string {
 	}
 	return s.Services[0].Name + "." + zone
 }
-
-func host(address string) string { return address[:strings.LastIndexByte(address, ':')] }
-func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }

@@ -30,7 +30,11 @@ import (
 func readDir(dir string) (topology.Resources, error) {
 	found, err := yamlFiles(dir)
 	if err != nil {
-		return topology.Resources{}, fmt.Errorf("list %s: %w", dir, err)
+		// The path is said already.
+		if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) && pathErr.Path == dir {
+			err = pathErr.Err
+		}
+		return topology.Resources{}, fmt.Errorf("read the folder %s: %w", dir, err)
 	}
 	d := decoder{seen: map[problem.Ref]string{}}
 	for _, path := range slices.Sorted(maps.Keys(found.unread)) {

@@ -198,7 +198,7 @@ func TestNoFolder(t *testing.T) {
 	if _, err := Open(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a folder that isn't there was opened")
 	}
-	if _, err := Open(filepath.Join(folder(t, map[string]string{"f.yaml": web}), "f.yaml")); err == nil || !strings.Contains(err.Error(), "is a file") {
+	if _, err := Open(filepath.Join(folder(t, map[string]string{"f.yaml": web}), "f.yaml")); err == nil || !strings.Contains(err.Error(), "not a folder") {
 		t.Errorf("a file was opened as a folder: %v", err)
 	}
 }

@@ -2,7 +2,6 @@ package files
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,7 +21,7 @@ func yamlFiles(dir string) (listing, error) {
 	if st, err := os.Stat(dir); err != nil {
 		return out, err
 	} else if !st.IsDir() {
-		return out, fmt.Errorf("%s is a file: name the folder that holds it", dir)
+		return out, errors.New("it is a file, not a folder")
 	}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		hidden := path != dir && strings.HasPrefix(filepath.Base(path), ".")
