@@ -190,29 +190,36 @@ func (s *scale) watchSlices(t *testing.T) {
 	go informer.RunWithContext(t.Context())
 }
 
-// inAll says whether every mesh address leads to exactly the proxies that are given, and there are any.
-func (s *scale) inAll(proxies []*simProxy) error {
-	all := s.slices.List()
-	wantSlices := s.size.services
+// addresses is how many mesh addresses there are to be.
+func (s *scale) addresses() int {
 	if s.size.shared {
-		wantSlices = 1
+		return 1
 	}
-	if len(all) != wantSlices {
-		return fmt.Errorf("%d slices, want %d", len(all), wantSlices)
-	}
+	return s.size.services
+}
+
+// inAll says whether every mesh address leads to exactly the proxies that are given.
+func (s *scale) inAll(proxies []*simProxy) error {
 	ips := map[string]bool{}
 	for _, p := range proxies {
 		ips[p.ip] = true
 	}
-	for _, o := range all {
-		found := 0
-		for _, e := range o.(*discoveryv1.EndpointSlice).Endpoints {
-			if ips[e.Addresses[0]] {
-				found++
+	found := map[string]int{} // by Service
+	for _, o := range s.slices.List() {
+		slice := o.(*discoveryv1.EndpointSlice)
+		for _, e := range slice.Endpoints {
+			if !ips[e.Addresses[0]] {
+				return fmt.Errorf("slice %s has %s, which it should not", slice.Name, e.Addresses[0])
 			}
 		}
-		if n := len(o.(*discoveryv1.EndpointSlice).Endpoints); n != len(ips) || found != n {
-			return fmt.Errorf("a slice has %d endpoints, %d of them as they should be, want %d", n, found, len(ips))
+		found[slice.Labels[discoveryv1.LabelServiceName]] += len(slice.Endpoints)
+	}
+	if len(found) != s.addresses() {
+		return fmt.Errorf("%d mesh addresses have slices, want %d", len(found), s.addresses())
+	}
+	for name, n := range found {
+		if n != len(ips) {
+			return fmt.Errorf("%s has %d endpoints, want %d", name, n, len(ips))
 		}
 	}
 	return nil
@@ -235,12 +242,8 @@ func (s *scale) steady(t *testing.T) {
 	f := s.costs(t)
 	t.Logf("FIGURE %s: steady after %.1f s; %v writes of Services, %v of slices, %v of anything else; the controller took %.1f s of CPU and at most %d MiB",
 		s.size, complete.Seconds(), f.services-before.services, f.slices-before.slices, f.other-before.other, f.cpu, f.peakMiB)
-	want := float64(s.size.services)
-	if s.size.shared {
-		want = 1
-	}
-	if n := f.services - before.services; n != want {
-		t.Errorf("%v writes of Services, want %v", n, want)
+	if n := f.services - before.services; int(n) != s.addresses() {
+		t.Errorf("%v writes of Services, want %d", n, s.addresses())
 	}
 	if f.peakMiB > 512 {
 		t.Errorf("the controller took %d MiB, want at most 512", f.peakMiB)
@@ -291,9 +294,8 @@ func (s *scale) replace(t *testing.T) {
 	t.Logf("FIGURE %s: each proxy replaced costs %.0f writes of slices, %.1f of anything else, %.2f s of the controller's CPU; all slices have the new one after %s, the old one knows after %s",
 		s.size, (after.slices-before.slices)/n, (after.other-before.other)/n, (after.cpu-before.cpu)/n, spread(moved), spread(told))
 	// The cluster's own controllers write the slices of Service tulle-dns.
-	addresses := float64(len(s.slices.List()))
-	if wrote := (after.slices - before.slices) / n; wrote > 1.05*addresses+6 {
-		t.Errorf("%.0f writes of slices for each proxy replaced, want one for each of %.0f slices", wrote, addresses)
+	if wrote := (after.slices - before.slices) / n; wrote > 1.05*float64(s.addresses())+6 {
+		t.Errorf("%.0f writes of slices for each proxy replaced, want one for each of %d addresses", wrote, s.addresses())
 	}
 	if after.services != before.services {
 		t.Errorf("%v Services were written", after.services-before.services)

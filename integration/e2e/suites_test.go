@@ -24,6 +24,7 @@ func suites() []suite {
 		{name: "splits", on: []string{nftables, iptables}, run: splits},
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
 		{name: "shared address", on: []string{nftables}, run: sharedAddress},
+		{name: "push", on: []string{nftables}, run: pushed},
 		{name: "mesh names dual-stack", on: []string{dualStack}, run: meshDualStack},
 		{name: "stub domain", on: []string{honest}, run: stubDomain},
 		{name: "roll-outs", on: []string{honest}, run: rollouts},
