@@ -57,8 +57,8 @@ type Proxies interface {
 // Writer changes the cluster. It is called on the leader only.
 type Writer interface {
 	// Apply writes changes, or the first part of them if there are many. It returns when the Source has seen what it
-	// wrote. What the cluster refused is in the error as WriteErrors, joined.
-	Apply(ctx context.Context, c shadow.Changes) error
+	// wrote, and how many writes that were. What the cluster refused is in the error as WriteErrors, joined.
+	Apply(ctx context.Context, c shadow.Changes) (written int, err error)
 }
 
 // Reporter makes Events of problems that are new. It is called on the leader only.

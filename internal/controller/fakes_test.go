@@ -172,7 +172,7 @@ func (w *world) connect(p ...status.Proxy) {
 	signal(w.proxies)
 }
 
-func (w *world) Apply(ctx context.Context, c shadow.Changes) error {
+func (w *world) Apply(ctx context.Context, c shadow.Changes) (int, error) {
 	wait(ctx, w.slow)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -206,7 +206,7 @@ func (w *world) Apply(ctx context.Context, c shadow.Changes) error {
 		delete(w.slices, s.Name)
 	}
 	signal(w.changed)
-	return joined(errs)
+	return w.writes, joined(errs)
 }
 
 func joined(errs []error) error {

@@ -6,14 +6,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tulle-mesh/tulle/internal/problem"
-	"github.com/tulle-mesh/tulle/internal/shadow"
 )
 
 // Metrics are the Controller's.
 type Metrics struct {
 	rounds       *prometheus.CounterVec
 	roundSeconds prometheus.Histogram
-	writes       *prometheus.CounterVec
+	writes       prometheus.Counter
+	pending      prometheus.Gauge
 	writeSeconds prometheus.Histogram
 	writeErrors  prometheus.Counter
 	problemCount *prometheus.GaugeVec
@@ -33,9 +33,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tulle_controller_round_seconds", Help: "Time from a snapshot of the objects to published config.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
 		}),
-		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tulle_controller_planned_writes_total", Help: "Writes for mesh addresses that were handed to the API server, by kind.",
-		}, []string{"kind"}),
+		writes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tulle_controller_writes_total", Help: "Writes of Services and EndpointSlices of mesh addresses.",
+		}),
+		pending: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tulle_controller_pending_writes", Help: "Writes that the last plan had to do.",
+		}),
 		writeSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tulle_controller_write_seconds", Help: "Time that a batch of writes for mesh addresses took.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
@@ -60,7 +63,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}),
 	}
 	if r != nil {
-		r.MustRegister(m.rounds, m.roundSeconds, m.writes, m.writeSeconds, m.writeErrors, m.problemCount, m.services, m.addresses, m.proxies, m.leading)
+		r.MustRegister(m.rounds, m.roundSeconds, m.writes, m.pending, m.writeSeconds, m.writeErrors, m.problemCount, m.services, m.addresses, m.proxies, m.leading)
 	}
 	return m
 }
@@ -106,9 +109,8 @@ func (m *Metrics) problems(problems []problem.Problem) {
 	}
 }
 
-func (m *Metrics) wrote(c shadow.Changes, took time.Duration, err error) {
-	m.writes.WithLabelValues("service").Add(float64(len(c.CreateServices) + len(c.UpdateServices) + len(c.DeleteServices)))
-	m.writes.WithLabelValues("endpointslice").Add(float64(len(c.CreateSlices) + len(c.UpdateSlices) + len(c.DeleteSlices)))
+func (m *Metrics) wrote(written int, took time.Duration, err error) {
+	m.writes.Add(float64(written))
 	m.writeSeconds.Observe(took.Seconds())
 	m.writeErrors.Add(float64(len(writeErrors(err))))
 }

@@ -79,9 +79,9 @@ func (w *writing) step(ctx context.Context, r *round) (next time.Time) {
 	due := w.due(changes, now)
 	if !due.Empty() {
 		began := now
-		err := w.Writer.Apply(ctx, due)
+		written, err := w.Writer.Apply(ctx, due)
 		now = time.Now()
-		w.Metrics.wrote(due, now.Sub(began), err)
+		w.Metrics.wrote(written, now.Sub(began), err)
 		if ctx.Err() == nil {
 			w.note(due, err, now)
 		}
@@ -92,6 +92,7 @@ func (w *writing) step(ctx context.Context, r *round) (next time.Time) {
 	w.prune(changes)
 	problems = append(problems, w.problems(r)...)
 	fillUIDs(problems, r.snapshot.Resources)
+	w.Metrics.pending.Set(float64(changes.Len()))
 	w.keep(&plan{pending: changes.Len(), problems: problems})
 	next = changes.Next
 	for _, t := range w.retries {

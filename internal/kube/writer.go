@@ -43,13 +43,14 @@ func NewWriter(c WriterConfig) *Writer {
 
 // Apply writes the Services, each with its slices, then deletes. Conflicts are no errors: somebody else was faster, and
 // the next plan will know.
-func (w *Writer) Apply(ctx context.Context, c shadow.Changes) error {
+func (w *Writer) Apply(ctx context.Context, c shadow.Changes) (written int, err error) {
 	b := &batch{Writer: w, until: time.Now().Add(w.config.Budget)}
 	if b.run(ctx, b.writes(c)) {
 		b.run(ctx, b.deletions(c))
 	}
+	written = len(b.seen)
 	b.await(ctx)
-	return errors.Join(b.errs...)
+	return written, errors.Join(b.errs...)
 }
 
 // batch is one Apply.

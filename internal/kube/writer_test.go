@@ -60,8 +60,8 @@ func TestApplyWritesAndIsSeen(t *testing.T) {
 		changes.CreateServices = append(changes.CreateServices, shadowService(i))
 		changes.CreateSlices = append(changes.CreateSlices, shadowSlice(i))
 	}
-	if err := c.writer().Apply(t.Context(), changes); err != nil {
-		t.Fatal(err)
+	if n, err := c.writer().Apply(t.Context(), changes); err != nil || n != 100 {
+		t.Fatalf("%d writes, %v", n, err)
 	}
 	// When Apply is back, the Source knows.
 	s := c.source.Snapshot().Shadow
@@ -82,7 +82,7 @@ func TestApplyWritesAndIsSeen(t *testing.T) {
 	updated.Spec.Ports[0].Port = 81
 	changes = shadow.Changes{UpdateServices: []*corev1.Service{updated}, DeleteServices: s.Services[40:], DeleteSlices: s.Slices[40:], CreateServices: []*corev1.Service{shadowService(60)}}
 	c.kube.ClearActions()
-	if err := c.writer().Apply(t.Context(), changes); err != nil {
+	if _, err := c.writer().Apply(t.Context(), changes); err != nil {
 		t.Fatal(err)
 	}
 	s = c.source.Snapshot().Shadow
@@ -106,7 +106,7 @@ func TestOthersThatWereFasterAreNoError(t *testing.T) {
 	c.kube.PrependReactor("update", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewConflict(corev1.Resource("services"), "x", errors.New("changed"))
 	})
-	if err := c.writer().Apply(t.Context(), changes); err != nil {
+	if _, err := c.writer().Apply(t.Context(), changes); err != nil {
 		t.Error(err)
 	}
 }
@@ -124,7 +124,7 @@ func TestRefusedWritesAreNamed(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	err := c.writer().Apply(t.Context(), shadow.Changes{
+	_, err := c.writer().Apply(t.Context(), shadow.Changes{
 		CreateServices: []*corev1.Service{shadowService(1), shadowService(2), shadowService(3)},
 		CreateSlices:   []*discoveryv1.EndpointSlice{shadowSlice(1), shadowSlice(3)},
 	})
@@ -163,7 +163,7 @@ func TestBatchesEnd(t *testing.T) {
 		changes.CreateServices = append(changes.CreateServices, shadowService(i))
 	}
 	changes.DeleteServices = []*corev1.Service{shadowService(999)}
-	if err := w.Apply(t.Context(), changes); err != nil {
+	if _, err := w.Apply(t.Context(), changes); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(c.source.Snapshot().Shadow.Services); n == 0 || n > 100 {
@@ -176,7 +176,7 @@ func TestApplyEndsWithItsContext(t *testing.T) {
 	c.start()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := c.writer().Apply(ctx, shadow.Changes{CreateServices: []*corev1.Service{shadowService(1)}}); err != nil {
+	if _, err := c.writer().Apply(ctx, shadow.Changes{CreateServices: []*corev1.Service{shadowService(1)}}); err != nil {
 		t.Error(err)
 	}
 	if v := c.verbs(); len(v) != 0 {
