@@ -116,3 +116,19 @@ func TestDrainWaitsForTCPAndUDPUpToItsLimit(t *testing.T) {
 		t.Error("not cut")
 	}
 }
+
+// Resolvers that keep their connections ask a draining proxy, too: it goes on naming the addresses, which lead elsewhere.
+func TestDrainingProxyStillNamesAddresses(t *testing.T) {
+	t.Parallel()
+	m := start(t)
+	m.serve("web", httpPort, backend(t, func(http.ResponseWriter, *http.Request) {}))
+	if _, open := m.Service("shop", "web", ""); !open {
+		t.Fatal("a served service can't be called")
+	}
+	if err := m.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, open := m.Service("shop", "web", ""); !open {
+		t.Error("the name of a service is gone while the proxy drains")
+	}
+}

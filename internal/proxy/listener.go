@@ -213,6 +213,7 @@ func (p *Proxy) stopAccepting() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.draining = true
+	p.leaving.Store(true)
 	for s, o := range p.listeners.open {
 		if o.udp == nil {
 			p.close(s)

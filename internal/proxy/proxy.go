@@ -49,9 +49,10 @@ type Proxy struct {
 	udp    *udp.Server
 	now    atomic.Pointer[state] // never nil
 
-	mu        sync.Mutex // of those who change something: Apply, Run's retries, Drain
-	listeners listeners  // guarded by mu
-	draining  bool       // guarded by mu
+	mu        sync.Mutex  // of those who change something: Apply, Run's retries, Drain
+	listeners listeners   // guarded by mu
+	draining  bool        // guarded by mu
+	leaving   atomic.Bool // as draining, for the DNS view
 	accepting sync.WaitGroup
 }
 

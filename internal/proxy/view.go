@@ -8,7 +8,9 @@ import configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 func (p *Proxy) Mesh() *configv1.Mesh { return p.now.Load().mesh }
 
 // Service returns the resource of a service, or of one pod of a headless service if pod isn't empty; nil if there is
-// none. open says that it can be called here: at least one of its ports has an open listener.
+// none. open says that it can be called here: at least one of its ports has an open listener. A proxy that drains has
+// none, and is asked all the same, by resolvers that keep their connections: the address leads to other proxies then, so
+// whatever has one is open.
 func (p *Proxy) Service(namespace, name, pod string) (service *configv1.Service, open bool) {
 	s := p.now.Load()
 	key := namespace + "/" + name
@@ -18,6 +20,9 @@ func (p *Proxy) Service(namespace, name, pod string) (service *configv1.Service,
 	service = s.services[key]
 	if service == nil {
 		return nil, false
+	}
+	if p.leaving.Load() {
+		return service, len(service.GetAddresses()) > 0
 	}
 	for _, port := range service.GetPorts() {
 		if s.reachable(key, service, port) {
