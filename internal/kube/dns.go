@@ -1,11 +1,14 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,7 +41,9 @@ type DNSConfig struct {
 	Restart       bool     // restart a cluster DNS that does not reload its configuration
 	Log           *slog.Logger
 	Ask           Asker // default AskUDP
-	Timing        DNSTiming
+	// ResolvConf is where the Nameservers are read from if they are nil; default /etc/resolv.conf.
+	ResolvConf string
+	Timing     DNSTiming
 }
 
 // DNSTiming are the times of a DNSManager; zero values are the defaults.
@@ -77,17 +82,20 @@ type DNSManager struct {
 	config  DNSConfig
 	kick    chan struct{}
 	changed chan struct{}
+	seen    map[corefile.Place]*list[*corev1.ConfigMap] // what the watches hold
 
 	mu    sync.Mutex
 	state DNSState
 
 	// The rest belongs to Run's goroutine.
+	around corefile.Cluster // the cluster without its ConfigMaps
+	looked time.Time        // when that was read
 	record dnsRecord
 	saved  string                 // the record as it was written last
 	failed map[string]failedTrial // by hash
 	passed string                 // hash of what passed the last trial
 	before map[string][]string    // by target: the pods that answered before the last change
-	silent map[string]int         // by target and pod: failures in a row
+	silent map[[2]string]int      // by target and pod: failures in a row
 	said   map[string]DNSTarget   // by target: what was logged last
 }
 
@@ -102,11 +110,26 @@ func NewDNSManager(c DNSConfig) *DNSManager {
 	if c.Ask == nil {
 		c.Ask = AskUDP
 	}
-	c.Timing = c.Timing.withDefaults()
-	return &DNSManager{
-		config: c, kick: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		failed: map[string]failedTrial{}, before: map[string][]string{}, silent: map[string]int{}, said: map[string]DNSTarget{},
+	if c.Nameservers == nil {
+		c.Nameservers = nameservers(cmp.Or(c.ResolvConf, "/etc/resolv.conf"))
 	}
+	c.Timing = c.Timing.withDefaults()
+	m := &DNSManager{
+		config: c, kick: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		failed: map[string]failedTrial{}, before: map[string][]string{}, silent: map[[2]string]int{}, said: map[string]DNSTarget{},
+		seen: map[corefile.Place]*list[*corev1.ConfigMap]{},
+	}
+	for _, p := range c.ConfigMaps {
+		m.seen[p] = &list[*corev1.ConfigMap]{
+			keep: func(obj any) (*corev1.ConfigMap, bool) {
+				cm, ok := obj.(*corev1.ConfigMap)
+				return cm, ok && cm.Name == p.Name
+			},
+			same:    func(a, b *corev1.ConfigMap) bool { return equal(a.Data, b.Data) && equal(a.Annotations, b.Annotations) },
+			changed: func() { signal(m.kick) },
+		}
+	}
+	return m
 }
 
 // Changed is signalled, with capacity one, after State changed.
@@ -121,14 +144,14 @@ func (m *DNSManager) State() DNSState {
 
 // Run keeps the block until ctx ends. Losing the lead has to end ctx. The block stays where it is.
 func (m *DNSManager) Run(ctx context.Context) error {
-	if m.config.Mode == DNSOff {
+	if m.config.Mode == DNSOff || len(m.config.Zones) == 0 {
 		m.publish(DNSState{Mode: DNSOff, Zones: m.config.Zones, Phase: DNSIsOff})
 		<-ctx.Done()
 		return nil
 	}
 	var g sync.WaitGroup
 	defer g.Wait()
-	for _, p := range m.config.ConfigMaps {
+	for p := range m.seen {
 		g.Go(func() { m.watch(ctx, p) })
 	}
 	if m.config.Mode == DNSManage {
@@ -150,17 +173,54 @@ func (m *DNSManager) Run(ctx context.Context) error {
 	}
 }
 
-// watch looks out for changes of a ConfigMap; what it holds is read when it matters.
+// watch follows a ConfigMap.
 func (m *DNSManager) watch(ctx context.Context, p corefile.Place) {
-	seen := &list[*corev1.ConfigMap]{
-		keep: func(obj any) (*corev1.ConfigMap, bool) {
-			cm, ok := obj.(*corev1.ConfigMap)
-			return cm, ok && cm.Name == p.Name
-		},
-		same:    func(a, b *corev1.ConfigMap) bool { return equal(a.Data, b.Data) && equal(a.Annotations, b.Annotations) },
-		changed: func() { signal(m.kick) },
+	newWatcher("configmap "+p.String(), m.config.Client, m.config.Client.CoreV1().ConfigMaps(p.Namespace), "metadata.name="+p.Name, &corev1.ConfigMap{}, m.seen[p]).run(ctx)
+}
+
+// lastSeen is what the watch says, or, before it says anything, the API server.
+func (m *DNSManager) lastSeen(ctx context.Context, p corefile.Place) (*corev1.ConfigMap, error) {
+	l := m.seen[p]
+	if !l.isSynced() {
+		return m.config.configMap(ctx, p)
 	}
-	newWatcher("configmap "+p.String(), m.config.Client, m.config.Client.CoreV1().ConfigMaps(p.Namespace), "metadata.name="+p.Name, &corev1.ConfigMap{}, seen).run(ctx)
+	cm, _ := l.get(p.Namespace, p.Name)
+	return cm, nil
+}
+
+// detect looks at the ConfigMaps every time, and at the rest of the cluster now and then.
+func (m *DNSManager) detect(ctx context.Context) (targets []corefile.Target, err error) {
+	if time.Since(m.looked) >= m.config.Timing.Interval {
+		if m.around, err = m.config.surroundings(ctx); err != nil {
+			return nil, err
+		}
+		m.looked = time.Now()
+	}
+	c := m.around
+	if c.ConfigMaps, err = m.config.listed(ctx, m.lastSeen); err == nil {
+		targets, err = corefile.Detect(c)
+	}
+	if err != nil {
+		m.looked = time.Time{}
+	}
+	return targets, err
+}
+
+// nameservers reads a resolv.conf. What cannot be read says nothing.
+func nameservers(path string) []netip.Addr {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			if ip, err := netip.ParseAddr(f[1]); err == nil {
+				out = append(out, ip)
+			}
+		}
+	}
+	return out
 }
 
 func signal(c chan struct{}) {
@@ -176,7 +236,7 @@ func (m *DNSManager) round(ctx context.Context) time.Duration {
 	servers, err := m.config.servers(ctx)
 	var targets []corefile.Target
 	if err == nil {
-		targets, err = m.config.detect(ctx)
+		targets, err = m.detect(ctx)
 	}
 	wait := m.config.Timing.Interval
 	if err != nil {
@@ -192,6 +252,10 @@ func (m *DNSManager) round(ctx context.Context) time.Duration {
 	}
 	if s = s.summed(); s.Phase == DNSServed {
 		m.askNameservers(ctx, &s)
+		if err := m.config.zonesFree(ctx, m.config.Zones); err != nil {
+			s.Targets[0] = s.Targets[0].trouble(err)
+			s = s.summed()
+		}
 	}
 	m.publish(s)
 	return wait

@@ -2,6 +2,9 @@ package kube
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -116,6 +119,35 @@ func TestDNSStaysStoppedWithANewLeader(t *testing.T) {
 			t.Error("the next leader put the block back")
 		}
 	})
+}
+
+// TestDNSNamespaceThatComesLater is reported; the block stays, for the names that are in use.
+func TestDNSNamespaceThatComesLater(t *testing.T) {
+	bubble(t, plainFiles(), func(t *testing.T, s *sim) {
+		m, _ := s.run(nil)
+		s.awaitPhase(m, DNSServed, 2*time.Minute)
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "mesh"}}
+		if _, err := s.client.CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		s.awaitPhase(m, DNSRefused, time.Minute)
+		if !s.has() || reasons(m) != string(problem.DNSRefused) {
+			t.Errorf("block there: %v, %+v", s.has(), m.State())
+		}
+	})
+}
+
+func TestNameservers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(path, []byte("search a b\nnameserver 10.96.0.10\n# nameserver 1.1.1.1\nnameserver fd00::10\nnameserver x\noptions ndots:5\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := nameservers(path); !slices.Equal(got, mustAddrs("10.96.0.10", "fd00::10")) {
+		t.Errorf("got %v", got)
+	}
+	if got := nameservers(path + ".none"); got != nil {
+		t.Errorf("got %v of nothing", got)
+	}
 }
 
 func TestDNSEditsAreUndone(t *testing.T) {

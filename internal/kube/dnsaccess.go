@@ -57,7 +57,30 @@ func (a DNSAccess) detect(ctx context.Context) ([]corefile.Target, error) {
 	return corefile.Detect(c)
 }
 
-func (a DNSAccess) look(ctx context.Context) (corefile.Cluster, error) {
+func (a DNSAccess) look(ctx context.Context) (c corefile.Cluster, err error) {
+	if c, err = a.surroundings(ctx); err == nil {
+		c.ConfigMaps, err = a.listed(ctx, a.configMap)
+	}
+	return c, err
+}
+
+// listed are the ConfigMaps that may be read and that exist.
+func (a DNSAccess) listed(ctx context.Context, read func(context.Context, corefile.Place) (*corev1.ConfigMap, error)) ([]*corev1.ConfigMap, error) {
+	var out []*corev1.ConfigMap
+	for _, p := range a.ConfigMaps {
+		cm, err := read(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if cm != nil {
+			out = append(out, cm)
+		}
+	}
+	return out, nil
+}
+
+// surroundings are everything but the ConfigMaps.
+func (a DNSAccess) surroundings(ctx context.Context) (corefile.Cluster, error) {
 	c := corefile.Cluster{Mesh: a.Namespace, Listed: a.ConfigMaps, Nameservers: a.Nameservers}
 	dns, err := a.openShift(ctx)
 	if err != nil {
@@ -70,15 +93,6 @@ func (a DNSAccess) look(ctx context.Context) (corefile.Cluster, error) {
 	for _, ns := range namespaces {
 		if err := a.lookInto(ctx, ns, &c); err != nil {
 			return c, err
-		}
-	}
-	for _, p := range a.ConfigMaps {
-		cm, err := a.configMap(ctx, p)
-		if err != nil {
-			return c, err
-		}
-		if cm != nil {
-			c.ConfigMaps = append(c.ConfigMaps, cm)
 		}
 	}
 	nodes, err := a.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 1})

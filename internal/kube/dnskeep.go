@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -124,7 +125,7 @@ func (m *DNSManager) note(k *kept, b corefile.Block, before []asked) {
 		}
 	}
 	m.before[k.state.Object] = answered
-	clear(m.silent)
+	maps.DeleteFunc(m.silent, func(id [2]string, _ int) bool { return id[0] == k.state.Object })
 }
 
 // stopped is true if the block was put back too often. It is, until the block is there again or another one is wanted.

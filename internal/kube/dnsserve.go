@@ -50,7 +50,6 @@ func (m *DNSManager) inPlace(ctx context.Context, k *kept, b corefile.Block) (DN
 }
 
 func (m *DNSManager) served(ctx context.Context, k *kept) DNSTarget {
-	clear(m.silent)
 	if !k.history.Verified {
 		k.history.Verified = true
 		m.remember(ctx)
@@ -100,7 +99,7 @@ func unserved(missing []asked) string {
 // again, or one that crashes since.
 func (m *DNSManager) broken(ctx context.Context, k *kept, pods []asked) string {
 	for _, p := range pods {
-		id := k.state.Object + " " + p.Name
+		id := [2]string{k.state.Object, p.Name}
 		if p.Cluster {
 			m.silent[id] = 0
 			continue
@@ -132,15 +131,21 @@ func crashed(p *corev1.Pod, since time.Time) string {
 			continue
 		}
 		if end.ExitCode != 0 && end.FinishedAt.After(since) {
-			return strings.TrimSpace(fmt.Sprintf("exit code %d %s", end.ExitCode, lastLine(end.Message)))
+			return strings.TrimSpace(fmt.Sprintf("exit code %d %s", end.ExitCode, lastWords(end.Message)))
 		}
 	}
 	return ""
 }
 
-func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	return s[strings.LastIndexByte(s, '\n')+1:]
+// lastWords picks the line of a log's end that says why: CoreDNS writes to two streams, whose order is lost.
+func lastWords(log string) string {
+	lines := strings.Split(strings.TrimSpace(log), "\n")
+	for _, l := range slices.Backward(lines) {
+		if strings.Contains(l, "Error") || strings.Contains(l, "plugin/") && !strings.Contains(l, "[INFO]") {
+			return l
+		}
+	}
+	return lines[len(lines)-1]
 }
 
 // undo takes the block out, because of why.

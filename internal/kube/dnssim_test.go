@@ -90,7 +90,7 @@ func configMapVolume(name, key string) corev1.VolumeSource {
 }
 
 func (s *sim) access() DNSAccess {
-	return DNSAccess{Client: s.client, Namespace: "tulle-system", ConfigMaps: []corefile.Place{
+	return DNSAccess{Client: s.client, Namespace: "tulle-system", Nameservers: []netip.Addr{}, ConfigMaps: []corefile.Place{
 		{Namespace: "kube-system", Name: "coredns"}, {Namespace: "kube-system", Name: "coredns-custom"},
 	}}
 }

@@ -215,7 +215,7 @@ func (m *DNSManager) judge(ctx context.Context, k *kept, p *corev1.Pod, t *trial
 func trialEnd(p *corev1.Pod) string {
 	for _, s := range p.Status.ContainerStatuses {
 		if e := s.State.Terminated; e != nil {
-			return strings.TrimSpace(fmt.Sprintf("it ends with code %d: %s", e.ExitCode, lastLine(e.Message)))
+			return strings.TrimSpace(fmt.Sprintf("it ends with code %d: %s", e.ExitCode, lastWords(e.Message)))
 		}
 	}
 	if p.Status.Phase == corev1.PodFailed {

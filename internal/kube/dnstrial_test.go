@@ -89,3 +89,16 @@ func TestTrialPod(t *testing.T) {
 		t.Errorf("nodes: %+v", nodes)
 	}
 }
+
+func TestLastWords(t *testing.T) {
+	for log, want := range map[string]string{
+		"": "", "boom\n": "boom",
+		"/etc/coredns/Corefile:19 - Error during parsing: Unknown directive 'x'\nmaxprocs: Leaving GOMAXPROCS=2": "/etc/coredns/Corefile:19 - Error during parsing: Unknown directive 'x'",
+		"plugin/cache: unknown property\n.:53":  "plugin/cache: unknown property",
+		"[INFO] plugin/reload: Running\nkilled": "killed",
+	} {
+		if got := lastWords(log); got != want {
+			t.Errorf("%q: got %q, want %q", log, got, want)
+		}
+	}
+}
