@@ -66,6 +66,12 @@ func TestDrainAsksHTTPConnectionsToEnd(t *testing.T) {
 	if err := within(t, drained, "end of draining"); err != nil {
 		t.Errorf("drain: %v", err)
 	}
+	eventually(t, func() error {
+		if n := m.metric("tulle_proxy_http_connections"); n != 0 {
+			return fmt.Errorf("%v connections are left", n)
+		}
+		return nil
+	})
 }
 
 func TestDrainEndsAtOnceWithoutConnections(t *testing.T) {
