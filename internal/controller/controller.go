@@ -39,6 +39,9 @@ type Snapshot struct {
 	Bypass bool
 	// Replicas are what the other controllers that exist wrote down about their proxies.
 	Replicas []status.Replica
+	// LeaderRecorded and ReplicaRecorded say whether what this replica wrote down last, as leader and as replica, is
+	// there. Somebody may delete it.
+	LeaderRecorded, ReplicaRecorded bool
 }
 
 // Publisher gives config to the proxies.

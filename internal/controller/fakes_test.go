@@ -44,6 +44,7 @@ type world struct {
 	writes    int
 	refuse    map[string]error // shadow Services that cannot be written
 	slow      time.Duration    // that a write takes
+	overtaken bool             // every write finds that somebody else was faster
 	reported  []problem.Problem
 	leader    []status.Leader
 	replica   []status.Replica
@@ -177,6 +178,10 @@ func (w *world) Apply(ctx context.Context, c shadow.Changes) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.applied++
+	if w.overtaken {
+		return 0, nil
+	}
+	before := w.writes
 	var errs []error
 	allowed := func(name string) bool {
 		if err := w.refuse[name]; err != nil {
@@ -206,7 +211,7 @@ func (w *world) Apply(ctx context.Context, c shadow.Changes) (int, error) {
 		delete(w.slices, s.Name)
 	}
 	signal(w.changed)
-	return w.writes, joined(errs)
+	return w.writes - before, joined(errs)
 }
 
 func joined(errs []error) error {
@@ -233,6 +238,8 @@ func (w *world) RecordLeader(_ context.Context, l status.Leader) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.leader = append(w.leader, l)
+	w.snapshot.LeaderRecorded = true
+	signal(w.changed)
 	return nil
 }
 
@@ -240,6 +247,8 @@ func (w *world) RecordReplica(_ context.Context, r status.Replica) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.replica = append(w.replica, r)
+	w.snapshot.ReplicaRecorded = true
+	signal(w.changed)
 	return nil
 }
 

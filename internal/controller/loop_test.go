@@ -225,6 +225,32 @@ func TestRefusedWriteIsAProblemAndTriedAgain(t *testing.T) {
 	})
 }
 
+func TestOvertakenWritesAreNotAHotLoop(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.overtaken = true
+		w.run(true)
+		w.services("web")
+		pass(10 * time.Second)
+		if n := w.count(&w.applied); n < 5 || n > 12 {
+			t.Errorf("tried %d times in 10 s", n)
+		}
+	})
+}
+
+func TestDeletedStateIsWrittenDownAgain(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.run(true)
+		w.services("web")
+		pass(10 * time.Second)
+		leader, replica := len(w.leader), len(w.replica)
+		w.change(func(s *Snapshot) { s.LeaderRecorded, s.ReplicaRecorded = false, false })
+		pass(10 * time.Second)
+		if len(w.leader) <= leader || len(w.replica) <= replica {
+			t.Errorf("written %d and %d times", len(w.leader)-leader, len(w.replica)-replica)
+		}
+	})
+}
+
 func TestRefusalOfAProxyIsAProblem(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		w.run(true)

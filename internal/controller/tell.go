@@ -22,7 +22,7 @@ func (c *Controller) tell(ctx context.Context) {
 		dns, wrong := c.dns()
 		problems := c.allProblems(r, wrong)
 		c.Metrics.problems(problems)
-		if doc := c.leaderStatus(r, dns, problems); !reflect.DeepEqual(doc, last) {
+		if doc := c.leaderStatus(r, dns, problems); !r.snapshot.LeaderRecorded || !reflect.DeepEqual(doc, last) {
 			written := doc
 			written.Updated = time.Now().UTC()
 			if c.done(ctx, "state not written down", c.toTell, c.Recorder.RecordLeader(ctx, written)) {
@@ -60,7 +60,7 @@ func (c *Controller) noteReplica(ctx context.Context) {
 			// Nobody tells when a proxy has caught up.
 			signal(c.toNote)
 		}
-		if reflect.DeepEqual(doc, last) {
+		if r.snapshot.ReplicaRecorded && reflect.DeepEqual(doc, last) {
 			continue
 		}
 		written := doc

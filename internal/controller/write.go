@@ -85,16 +85,23 @@ func (w *writing) step(ctx context.Context, r *round) (next time.Time) {
 		if ctx.Err() == nil {
 			w.note(due, err, now)
 		}
-		// What was written makes a difference, and what was left to do is to be done.
-		w.least = w.rounds.Load() + 1
-		signal(w.again)
+		// What was written makes a difference, and what was left to do is to be done. If nothing was, others were faster:
+		// what they wrote is on its way.
+		if written > 0 {
+			w.least = w.rounds.Load() + 1
+			signal(w.again)
+		} else {
+			next = now.Add(firstRetry)
+		}
 	}
 	w.prune(changes)
 	problems = append(problems, w.problems(r)...)
 	fillUIDs(problems, r.snapshot.Resources)
 	w.Metrics.pending.Set(float64(changes.Len()))
 	w.keep(&plan{pending: changes.Len(), problems: problems})
-	next = changes.Next
+	if next.IsZero() || !changes.Next.IsZero() && changes.Next.Before(next) {
+		next = changes.Next
+	}
 	for _, t := range w.retries {
 		if t.until.After(now) && (next.IsZero() || t.until.Before(next)) {
 			next = t.until

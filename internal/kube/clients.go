@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"fmt"
+	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -37,17 +38,18 @@ func NewClients(c ClientsConfig) (*Clients, error) {
 	base.UserAgent = c.UserAgent
 	out := &Clients{}
 	for _, k := range []struct {
-		client *kubernetes.Interface
-		qps    float32
-		burst  int
+		client  *kubernetes.Interface
+		qps     float32
+		burst   int
+		timeout time.Duration // of a request; watches have none
 	}{
-		{&out.Read, 50, 200},
-		{&out.Write, cmp.Or(c.WriteQPS, 200), cmp.Or(c.WriteBurst, 400)},
-		{&out.Events, 50, 100},
-		{&out.DNS, 20, 40},
+		{&out.Read, 50, 200, 0},
+		{&out.Write, cmp.Or(c.WriteQPS, 200), cmp.Or(c.WriteBurst, 400), 15 * time.Second},
+		{&out.Events, 50, 100, 15 * time.Second},
+		{&out.DNS, 20, 40, 0},
 	} {
 		config := rest.CopyConfig(base)
-		config.QPS, config.Burst = k.qps, k.burst
+		config.QPS, config.Burst, config.Timeout = k.qps, k.burst, k.timeout
 		config.AcceptContentTypes, config.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/vnd.kubernetes.protobuf"
 		client, err := kubernetes.NewForConfig(config)
 		if err != nil {

@@ -51,8 +51,19 @@ func keepSMI(obj any) (decoded, bool) {
 		return decoded{}, false
 	}
 	d := decoded{namespace: u.GetNamespace(), name: u.GetName()}
-	d.object, d.problems = smi.Decode(u.Object)
+	d.object, d.problems = decode(u)
 	return d, true
+}
+
+// decode is smi.Decode, but for bugs: an object must not end the controller.
+func decode(u *unstructured.Unstructured) (object any, problems []problem.Problem) {
+	defer func() {
+		if v := recover(); v != nil {
+			ref := problem.Ref{APIVersion: u.GetAPIVersion(), Kind: u.GetKind(), Namespace: u.GetNamespace(), Name: u.GetName(), UID: string(u.GetUID())}
+			object, problems = nil, []problem.Problem{problem.Newf(ref, problem.InternalError, "the object cannot be decoded, and is ignored: panic: %v", v)}
+		}
+	}()
+	return smi.Decode(u.Object)
 }
 
 // smiWatch follows one SMI kind: its definition comes and goes and changes the versions that are served; its objects are

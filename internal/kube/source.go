@@ -204,6 +204,8 @@ func (s *Source) Waiting() error {
 func (s *Source) Snapshot() controller.Snapshot {
 	// Read before the objects: they may be newer than it says, never older.
 	out := controller.Snapshot{Version: s.version.Load() + 1, Shadow: s.shadows(), Proxies: s.proxies(), Bypass: s.bypass(), Replicas: s.replicas()}
+	state := s.stateMap()
+	out.LeaderRecorded, out.ReplicaRecorded = state.has(status.LeaderKey), state.has(status.ReplicaKey(s.config.Pod))
 	r := &out.Resources
 	r.Services, r.EndpointSlices, r.Pods = s.services.all(), s.endpoints.others.all(), s.pods.all()
 	r.Nodes, r.Namespaces, r.ServiceAccounts = s.nodes.all(), s.namespaces.all(), s.accounts.all()

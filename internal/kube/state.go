@@ -82,6 +82,13 @@ func (s *Source) stateMap() stateMap {
 	return m
 }
 
+// has says whether a document is there, plain or compressed.
+func (m stateMap) has(key string) bool {
+	_, plain := slices.BinarySearch(m.keys, key)
+	_, compressed := slices.BinarySearch(m.keys, key+status.Compressed)
+	return plain || compressed
+}
+
 func (s *Source) bypass() bool { return s.stateMap().bypass }
 
 // replicas are what the other controllers that exist wrote down.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -169,7 +170,8 @@ func (b *batch) wrote(op, of string, got metav1.Object, err error) bool {
 		b.mu.Unlock()
 		return true
 	}
-	if overtaken(err) {
+	// Somebody else wrote in between. The next plan is made of what they wrote.
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) && strings.HasPrefix(op, "update") {
 		return true
 	}
 	b.failed(op, of, err)
@@ -182,18 +184,15 @@ func (b *batch) deleted(op, of string, o metav1.Object, err error) {
 		b.mu.Lock()
 		b.seen = append(b.seen, func() bool { return b.config.Source.hasLost(o) })
 		b.mu.Unlock()
-	case !overtaken(err):
+	case !apierrors.IsConflict(err) && !apierrors.IsNotFound(err):
 		b.failed(op, of, err)
 	}
 }
 
-// overtaken says that somebody else wrote in between. The next plan is made of what they wrote.
-func overtaken(err error) bool {
-	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
-}
-
 func (b *batch) failed(op, of string, err error) {
-	e := &controller.WriteError{Shadow: of, Op: op, Err: err, Transient: !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) && !apierrors.IsBadRequest(err)}
+	final := apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
+	ending := apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+	e := &controller.WriteError{Shadow: of, Op: op, Err: err, Transient: !final || ending}
 	b.mu.Lock()
 	b.errs = append(b.errs, e)
 	b.mu.Unlock()

@@ -149,6 +149,21 @@ func TestRefusedWritesAreNamed(t *testing.T) {
 	}
 }
 
+func TestANamespaceThatEndsIsNoProblemOfTheService(t *testing.T) {
+	c := newCluster(t)
+	c.start()
+	c.kube.PrependReactor("create", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
+		err := apierrors.NewForbidden(corev1.Resource("services"), "x", errors.New("the namespace is being terminated"))
+		err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
+		return true, nil, err
+	})
+	_, err := c.writer().Apply(t.Context(), shadow.Changes{CreateServices: []*corev1.Service{shadowService(1)}})
+	var w *controller.WriteError
+	if !errors.As(err, &w) || !w.Transient {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestBatchesEnd(t *testing.T) {
 	c := newCluster(t)
 	c.start()
