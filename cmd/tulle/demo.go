@@ -59,7 +59,7 @@ func (o *demoOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a folder of the system's temporary ones
+	defer os.RemoveAll(dir)
 	run := runOptions{dir: dir, zones: []string{"mesh"}, defaultMode: "http", stdout: o.stdout, stderr: o.stderr}
 	mesh, err := run.mesh(ctx)
 	if err != nil {

@@ -54,8 +54,9 @@ func (e *env) objects(t *testing.T) []string {
 	t.Helper()
 	kinds := strings.Fields(e.run(t, "api-resources", "--verbs=list", "-o", "name"))
 	kinds = slices.DeleteFunc(kinds, func(k string) bool {
-		return slices.Contains([]string{"events", "events.events.k8s.io", "leases.coordination.k8s.io", "endpointslices.discovery.k8s.io", "endpoints", "pods", "componentstatuses",
-			"replicasets.apps", "controllerrevisions.apps", "ipaddresses.networking.k8s.io"}, k)
+		return slices.Contains([]string{
+			"events", "events.events.k8s.io", "endpoints", "pods", "componentstatuses", "replicasets.apps", "controllerrevisions.apps", "ipaddresses.networking.k8s.io",
+		}, k)
 	})
 	out := strings.Split(strings.TrimSpace(e.run(t, "get", strings.Join(kinds, ","), "-A", "--ignore-not-found", "-o",
 		`jsonpath={range .items[*]}{.apiVersion}/{.kind} {.metadata.namespace}/{.metadata.name} {.metadata.finalizers}{"\n"}{end}`)), "\n")

@@ -173,7 +173,7 @@ func (p *pushSuite) deleted(t *testing.T) {
 	p.e.run(t, "-n", meshNamespace, "delete", "pod", name)
 	p.e.eventually(t, "end of the stream", func() error {
 		if err := f.ended(); status.Code(err) != codes.Unauthenticated {
-			return fmt.Errorf("it ended with %v", err)
+			return fmt.Errorf("it ended with: %w", err)
 		}
 		return nil
 	})
@@ -202,14 +202,14 @@ func (p *pushSuite) refusal(t *testing.T) {
 	t.Run("is reported", func(t *testing.T) {
 		e.eventually(t, "tulle check", func() error {
 			if _, err := e.tulle(t, e.release, "check"); err == nil || !containsAll(err.Error(), name, bad.Name, reason) {
-				return fmt.Errorf("it says %v", err)
+				return fmt.Errorf("it says: %w", err)
 			}
 			return nil
 		})
 		e.eventually(t, "tulle status", func() error {
 			out, err := e.tulle(t, e.release, "status")
 			if err != nil || !containsAll(out, name, "refuses 1") {
-				return fmt.Errorf("it says %s, %v", out, err)
+				return fmt.Errorf("it says %s: %w", out, err)
 			}
 			return nil
 		})

@@ -178,7 +178,8 @@ func (s *scale) endProxy(t *testing.T, p *simProxy) {
 		t.Fatal(err)
 	}
 	select {
-	case <-p.ended:
+	case err := <-p.ended:
+		t.Logf("the stream of %s ended: %v", p.name, err)
 	case <-time.After(settleTimeout):
 		t.Fatalf("the stream of %s goes on although the pod is gone", p.name)
 	}
