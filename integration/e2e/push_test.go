@@ -347,7 +347,7 @@ func (f *fakeProxy) complete() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.whole {
-		return fmt.Errorf("the config is not complete, the stream's end is %v", f.err)
+		return fmt.Errorf("the config is not complete, the stream ended with: %w", f.err)
 	}
 	return nil
 }
