@@ -92,6 +92,12 @@ func (w *world) Snapshot() Snapshot {
 	return s
 }
 
+func (w *world) writesTake(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slow = d
+}
+
 // change changes the cluster.
 func (w *world) change(f func(s *Snapshot)) {
 	w.mu.Lock()
@@ -174,7 +180,10 @@ func (w *world) connect(p ...status.Proxy) {
 }
 
 func (w *world) Apply(ctx context.Context, c shadow.Changes) (int, error) {
-	wait(ctx, w.slow)
+	w.mu.Lock()
+	slow := w.slow
+	w.mu.Unlock()
+	wait(ctx, slow)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.applied++

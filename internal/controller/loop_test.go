@@ -138,7 +138,7 @@ func TestServicesGetAddressesAndThenThereIsRest(t *testing.T) {
 
 func TestSlowWritesDoNotDelayConfig(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
-		w.slow = time.Minute
+		w.writesTake(time.Minute)
 		w.run(true)
 		w.services("api", "web")
 		pass(time.Second)
@@ -147,7 +147,7 @@ func TestSlowWritesDoNotDelayConfig(t *testing.T) {
 		if _, ok := w.addresses("api"); ok {
 			t.Error("the config of a service that is gone waits for writes")
 		}
-		w.slow = 0
+		w.writesTake(0)
 		pass(2 * time.Minute)
 		if got := w.shadowNames(); len(got) != 1 {
 			t.Errorf("shadows: %v", got)
@@ -397,7 +397,7 @@ func TestProxyKnowsWhetherItIsInSlices(t *testing.T) {
 		if !inSlices() {
 			t.Error("p1 is in no slice")
 		}
-		w.slow = 10 * time.Second
+		w.writesTake(10 * time.Second)
 		w.change(func(s *Snapshot) {
 			p1, p2 := s.Proxies[0], s.Proxies[0]
 			p1.Ready, p2.Pod, p2.Addresses = false, "p2", []netip.Addr{p2.Addresses[0].Next()}
