@@ -2,6 +2,7 @@
 SHELL      := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 # Programs, tests and the linter share compiled packages only if they are built alike.
 export CGO_ENABLED := 0
@@ -16,7 +17,7 @@ PACKAGES   := ./...
 LINT_VERSION := $(shell sed -n 's/^.*golangci-lint\/v2 \(v[^ ]*\).*/\1/p' integration/tools/go.mod)
 LINT       := $(CACHE)/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build images test lint format generate check unit e2e demo demo-cluster cluster bench soak fuzz deps
+.PHONY: help build images test lint format generate check unit e2e demo demo-cluster cluster bench soak fuzz
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,7 +37,7 @@ e2e: ## the suites on a real cluster: the embedded one (Linux, root), or the one
 	integration/e2e.sh
 
 lint: $(LINT) ## golangci-lint as pinned in integration/tools
-	'$(LINT)' run $(PACKAGES)
+	'$(LINT)' run --allow-parallel-runners $(PACKAGES)
 
 format: $(LINT) ## gofumpt and gci
 	'$(LINT)' fmt
@@ -50,14 +51,14 @@ generate: ## regenerate the protobuf code
 check: ## fail if generated files are not what their sources say, or a module file is not tidy
 	integration/check.sh
 
-demo: build ## try the mesh on this machine's loopback: no root, no Kubernetes
+demo: ## try the mesh on this machine's loopback: no root, no Kubernetes
+	$(GOBUILD) -o bin/ ./cmd/tulle
 	bin/tulle demo
 
-demo-cluster: ## the same on an embedded Kubernetes (Linux, root)
-	integration/demo-cluster.sh
+demo-cluster: build ## the same on an embedded Kubernetes (Linux, root)
+	go run ./integration/cmd/demo
 
 cluster: ## start an embedded Kubernetes and print its KUBECONFIG (Linux, root; ^C removes it)
-	integration/deps.sh
 	go run ./integration/cmd/cluster
 
 bench: ## benchmarks of the packages
