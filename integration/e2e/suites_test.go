@@ -30,6 +30,7 @@ func suites() []suite {
 		{name: "roll-outs", on: []string{honest}, run: rollouts},
 		{name: "uninstall", run: uninstall},
 		{name: "lookups' end", on: []string{honest}, run: lookupsEnd},
+		{name: "upgrade", on: []string{honest}, run: upgrades},
 	}
 }
 

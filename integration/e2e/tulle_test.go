@@ -46,17 +46,25 @@ func (e *env) build(t *testing.T, root string) release {
 	}
 	r := release{cli: filepath.Join(dir, "tulle")}
 	sum := sha256.New()
-	programs := []string{"tulle-controller", "tulle-proxy"}
-	for _, p := range programs {
+	for _, p := range programs() {
 		b, err := os.ReadFile(filepath.Join(dir, p))
 		if err != nil {
 			t.Fatal(err)
 		}
 		sum.Write(b)
 	}
-	r.tag = hex.EncodeToString(sum.Sum(nil)[:6])
-	for _, p := range programs {
-		archive := filepath.Join(dir, p+".tar")
+	r.tagged(t, hex.EncodeToString(sum.Sum(nil)[:6]))
+	e.builds.releases[root] = r
+	return r
+}
+
+// tagged writes the release's images with another tag.
+func (r *release) tagged(t *testing.T, tag string) {
+	t.Helper()
+	r.tag, r.archives = tag, nil
+	dir := filepath.Dir(r.cli)
+	for _, p := range programs() {
+		archive := filepath.Join(dir, p+"-"+tag+".tar")
 		if err := images.Write(archive, images.Image{
 			Ref: imageName(p) + ":" + r.tag, Entrypoint: "/" + p, Files: map[string]string{"/" + p: filepath.Join(dir, p)},
 		}); err != nil {
@@ -64,9 +72,10 @@ func (e *env) build(t *testing.T, root string) release {
 		}
 		r.archives = append(r.archives, archive)
 	}
-	e.builds.releases[root] = r
-	return r
 }
+
+// programs are those that images are made of.
+func programs() []string { return []string{"tulle-controller", "tulle-proxy"} }
 
 func imageName(program string) string { return "example.com/" + program }
 
