@@ -45,13 +45,13 @@ var allowed = map[string][]string{
 	"internal/proxy/udp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/dns":            {"api/config/v1"},
 	"internal/controller":     {"api/config/v1", "internal/problem", "internal/proxyconfig", "internal/shadow", "internal/status", "internal/topology"},
-	"internal/kube":           {"internal/controller", "internal/corefile", "internal/identity", "internal/problem", "internal/push", "internal/shadow", "internal/smi", "internal/status", "internal/topology"},
+	"internal/kube":           {"internal/controller", "internal/corefile", "internal/identity", "internal/problem", "internal/push", "internal/shadow", "internal/smi", "internal/status"},
 	"internal/files":          {"internal/controller", "internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
 	"internal/bugreport":      {"internal/check", "internal/install", "internal/version"},
 	"internal/fakeapi":        {},
-	"internal/check":          {"internal/corefile", "internal/install", "internal/kube", "internal/problem", "internal/status", "internal/version"},
+	"internal/check":          {"internal/corefile", "internal/install", "internal/kube", "internal/status", "internal/version"},
 	"internal/standalone":     {"api/config/v1", "internal/dns", "internal/files", "internal/problem", "internal/proxy", "internal/proxyconfig", "internal/shadow", "internal/topology"},
-	"internal/install":        {"internal/corefile", "internal/images", "internal/kube", "internal/problem", "internal/status", "internal/version", "manifests"},
+	"internal/install":        {"internal/corefile", "internal/kube", "internal/status", "internal/version", "manifests"},
 	"cmd/tulle":               anything,
 	"cmd/tulle-controller":    anything,
 	"cmd/tulle-proxy":         anything,
@@ -77,9 +77,14 @@ var heavy = map[string][]string{
 	"github.com/traefik/traefik/v2/": {"internal/traefik"},
 }
 
+// dataPlane is what carries traffic. It knows its config and sockets, never Kubernetes, neither directly nor through
+// another package.
+var dataPlane = []string{"cmd/tulle-proxy", "internal/proxy", "internal/dns", "internal/holder", "internal/push", "api/config/v1"}
+
 type listed struct {
 	ImportPath string
 	Imports    []string
+	Deps       []string
 }
 
 func TestImportsGoDown(t *testing.T) {
@@ -112,9 +117,41 @@ func TestImportsGoDown(t *testing.T) {
 	}
 }
 
+// The table says what is, not what might have been: an edge that nothing uses any more would hide the next one.
+func TestTableIsTight(t *testing.T) {
+	imports := map[string][]string{}
+	for _, p := range list(t) {
+		imports[p.ImportPath] = p.Imports
+	}
+	for name, edges := range allowed {
+		used, exists := imports[module+name]
+		if !exists {
+			t.Errorf("%s is listed and does not exist", name)
+		}
+		for _, e := range edges {
+			if exists && e != "*" && !slices.Contains(used, module+e) {
+				t.Errorf("%s may import %s and does not", name, e)
+			}
+		}
+	}
+}
+
+func TestDataPlaneKnowsNoKubernetes(t *testing.T) {
+	for _, p := range list(t) {
+		if !slices.Contains(dataPlane, strings.TrimPrefix(p.ImportPath, module)) {
+			continue
+		}
+		for _, d := range p.Deps {
+			if strings.HasPrefix(d, "k8s.io/") || strings.HasPrefix(d, "sigs.k8s.io/") {
+				t.Errorf("%s needs %s", p.ImportPath, d)
+			}
+		}
+	}
+}
+
 func list(t *testing.T) []listed {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,Deps", "./...")
 	cmd.Dir = "../.."
 	out, err := cmd.Output()
 	if err != nil {
