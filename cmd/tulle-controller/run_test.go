@@ -207,7 +207,7 @@ func TestWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 		return s.Leader.Addresses.Assigned == 1 && s.Leader.DNS != nil && s.Leader.DNS.Mode == "off" && len(s.Replicas) == 2 &&
-			len(s.Replicas[0].Proxies) == 1 && s.Replicas[1].Proxies[0].Current && s.Replicas[0].ConfigVersion == s.Replicas[1].ConfigVersion
+			len(s.Replicas[0].Proxies) == 1 && len(s.Replicas[1].Proxies) == 1 && s.Replicas[1].Proxies[0].Current && s.Replicas[0].ConfigVersion == s.Replicas[1].ConfigVersion
 	})
 	leading := 0
 	for _, r := range replicas {
