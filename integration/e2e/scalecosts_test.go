@@ -19,22 +19,25 @@ import (
 
 // costs are what the mesh took since the beginning.
 type costs struct {
-	cpu              float64 // seconds of the controller
-	miB, peakMiB     int     // resident, of the controller
-	services, slices float64 // writes that the API server took, whoever made them
-	other            float64 // likewise, of the other kinds that the mesh writes
-	roundMS          float64 // average
+	cpu          float64 // seconds of the controller
+	miB, peakMiB int     // resident, of the controller
+	writes       float64 // of mesh addresses by the controller, Services and slices
+	apiWrites    float64 // all that the API server took of kinds that the mesh writes, whoever made them
+	services     float64 // of which Services
+	apiCPU       float64 // seconds of the API server
+	roundMS      float64 // average
 }
 
 func (s *scale) costs(t *testing.T) costs {
 	t.Helper()
-	var f costs
+	var c costs
 	if s.pid != 0 {
 		m := s.metrics(t)
-		f.cpu, f.miB, f.peakMiB = m.sum("process_cpu_seconds_total", nil), int(m.sum("process_resident_memory_bytes", nil))>>20, s.peak(t)
+		c.cpu, c.miB, c.peakMiB = m.sum("process_cpu_seconds_total", nil), int(m.sum("process_resident_memory_bytes", nil))>>20, s.peak(t)
+		c.writes = m.sum("tulle_controller_writes_total", nil)
 		if h := m["tulle_controller_round_seconds"]; h != nil {
 			sum := h.Metric[0].GetHistogram()
-			f.roundMS = sum.GetSampleSum() / float64(max(1, sum.GetSampleCount())) * 1000
+			c.roundMS = sum.GetSampleSum() / float64(max(1, sum.GetSampleCount())) * 1000
 		}
 	}
 	text, err := s.cluster.Kubectl.Run(t.Context(), "get", "--raw", "/metrics")
@@ -42,15 +45,35 @@ func (s *scale) costs(t *testing.T) costs {
 		t.Fatal(err)
 	}
 	api := parse(t, text)
-	writes := func(resource string) (n float64) {
+	c.apiCPU = api.sum("process_cpu_seconds_total", nil)
+	for _, resource := range []string{"services", "endpointslices", "configmaps", "leases", "events", "secrets"} {
 		for _, verb := range []string{"POST", "PUT", "PATCH", "APPLY", "DELETE"} {
-			n += api.sum("apiserver_request_total", map[string]string{"resource": resource, "verb": verb})
+			n := api.sum("apiserver_request_total", map[string]string{"resource": resource, "verb": verb})
+			c.apiWrites += n
+			if resource == "services" {
+				c.services += n
+			}
 		}
-		return n
 	}
-	f.services, f.slices = writes("services"), writes("endpointslices")
-	f.other = writes("configmaps") + writes("leases") + writes("events") + writes("secrets")
-	return f
+	return c
+}
+
+// minus is what was taken between two moments; memory is that of the later one.
+func (c costs) minus(o costs) costs {
+	c.cpu, c.writes, c.apiWrites, c.services, c.apiCPU = c.cpu-o.cpu, c.writes-o.writes, c.apiWrites-o.apiWrites, c.services-o.services, c.apiCPU-o.apiCPU
+	return c
+}
+
+// per is what one of n took.
+func (c costs) per(n int) costs {
+	f := float64(n)
+	c.cpu, c.writes, c.apiWrites, c.services, c.apiCPU = c.cpu/f, c.writes/f, c.apiWrites/f, c.services/f, c.apiCPU/f
+	return c
+}
+
+func (c costs) String() string {
+	return fmt.Sprintf("%.0f writes of mesh addresses, %.0f of anything else; CPU of the controller %.2f s, of the API server %.2f s; the controller has %d MiB, at most %d",
+		c.writes, c.apiWrites-c.writes, c.cpu, c.apiCPU, c.miB, c.peakMiB)
 }
 
 func parse(t *testing.T, text string) metrics {
