@@ -21,9 +21,7 @@ import (
 // bubble runs a test of a sim with time of its own.
 func bubble(t *testing.T, files map[string]string, test func(t *testing.T, s *sim)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSim(t, files)
-		s.live()
-		test(t, s)
+		test(t, newSim(t, files))
 	})
 }
 
@@ -45,8 +43,8 @@ func TestDNSIsPutInPlace(t *testing.T) {
 		if got := s.key("coredns", "Corefile"); err != nil || got != want {
 			t.Errorf("%v\n%s", err, got)
 		}
-		if s.trials != 1 {
-			t.Errorf("%d trials before the first write, want 1", s.trials)
+		if s.tried() != 1 {
+			t.Errorf("%d trials before the first write, want 1", s.tried())
 		}
 		if _, err := s.client.CoreV1().Pods("tulle-system").Get(t.Context(), trialName, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			t.Errorf("the trial's pod is left: %v", err)
@@ -84,7 +82,7 @@ func TestDNSHealsAndGivesUp(t *testing.T) {
 			if took := s.await("the block is put back", 10*time.Second, s.has); took > 5*time.Second {
 				t.Errorf("put back after %s", took)
 			}
-			if i == 0 && s.trials != 1 {
+			if i == 0 && s.tried() != 1 {
 				t.Errorf("what had passed its trial was tried again")
 			}
 			s.awaitPhase(m, DNSServed, 2*time.Minute)
@@ -219,7 +217,7 @@ func TestDNSCrashIsUndone(t *testing.T) {
 
 func TestDNSNeverTakenUpIsUndone(t *testing.T) {
 	bubble(t, plainFiles(), func(t *testing.T, s *sim) {
-		s.lag = time.Hour
+		s.do(func() { s.lag = time.Hour })
 		m, _ := s.run(nil)
 		s.await("block", 10*time.Second, s.has)
 		took := s.await("undone", 5*time.Minute, func() bool { return !s.has() })
@@ -252,7 +250,7 @@ func TestDNSOldBlockOutlivesAnOutage(t *testing.T) {
 
 func TestDNSWaitsForBothSides(t *testing.T) {
 	bubble(t, plainFiles(), func(t *testing.T, s *sim) {
-		s.meshDown = true
+		s.do(func() { s.meshDown = true })
 		m, _ := s.run(nil)
 		pause(t.Context(), 10*time.Minute)
 		if s.has() || m.State().Phase != DNSPending || !strings.Contains(m.State().Message, "mesh DNS") {
@@ -278,8 +276,8 @@ func TestDNSTrialFindsTheFormThatFits(t *testing.T) {
 		}
 		m, stop := s.run(nil)
 		s.awaitPhase(m, DNSServed, 2*time.Minute)
-		if text := s.key("coredns", "Corefile"); strings.Contains(text, "cache") || s.trials != 2 {
-			t.Errorf("%d trials\n%s", s.trials, text)
+		if text := s.key("coredns", "Corefile"); strings.Contains(text, "cache") || s.tried() != 2 {
+			t.Errorf("%d trials\n%s", s.tried(), text)
 		}
 		stop()
 		s.do(func() { s.breaks = func(string) error { return nil } })
@@ -304,7 +302,7 @@ func TestDNSBadNeighbour(t *testing.T) {
 			}
 			return nil
 		}
-		s.loaded["10.1.0.2"], s.loaded["10.1.0.3"] = simCorefile, simCorefile
+		s.do(func() { s.loaded["10.1.0.2"], s.loaded["10.1.0.3"] = simCorefile, simCorefile })
 		m, _ := s.run(nil)
 		s.awaitPhase(m, DNSRefused, time.Minute)
 		if msg := m.State().Message; !strings.Contains(msg, "nosuchplugin") || !strings.Contains(msg, "even without") || reasons(m) != string(problem.DNSRefused) {
@@ -313,9 +311,9 @@ func TestDNSBadNeighbour(t *testing.T) {
 		if s.key("coredns", "Corefile") != bad {
 			t.Error("a configuration that does not start was changed")
 		}
-		trials := s.trials
-		if pause(t.Context(), 5*time.Minute); s.trials != trials {
-			t.Errorf("the same was tried %d times more", s.trials-trials)
+		trials := s.tried()
+		if pause(t.Context(), 5*time.Minute); s.tried() != trials {
+			t.Errorf("the same was tried %d times more", s.tried()-trials)
 		}
 		s.set("coredns", "Corefile", simCorefile)
 		s.awaitPhase(m, DNSServed, 2*time.Minute)
@@ -351,7 +349,7 @@ func TestDNSTrialThatBlamesTheBlock(t *testing.T) {
 
 func TestDNSTrialThatCannotRun(t *testing.T) {
 	bubble(t, plainFiles(), func(t *testing.T, s *sim) {
-		s.stuck = true
+		s.do(func() { s.stuck = true })
 		m, stop := s.run(nil)
 		s.awaitPhase(m, DNSRefused, 2*time.Minute)
 		if msg := m.State().Message; s.has() || !strings.Contains(msg, "ErrImagePull") || !strings.Contains(msg, "dns.trial") {
@@ -490,8 +488,8 @@ func TestDNSPrint(t *testing.T) {
 		s.awaitPhase(m, DNSToPaste, 10*time.Second)
 		paste := m.State().Targets[0].Paste
 		_, block, _ := strings.Cut(paste, ":\n")
-		if s.has() || s.trials != 0 || !strings.HasPrefix(paste, "ConfigMap kube-system/coredns, key Corefile, at the end:\n# BEGIN tulle") {
-			t.Errorf("%d trials, paste:\n%s", s.trials, paste)
+		if s.has() || s.tried() != 0 || !strings.HasPrefix(paste, "ConfigMap kube-system/coredns, key Corefile, at the end:\n# BEGIN tulle") {
+			t.Errorf("%d trials, paste:\n%s", s.tried(), paste)
 		}
 		if st := m.State().Status(); !strings.Contains(st.Message, "forward . "+simMeshIP) {
 			t.Errorf("status: %s", st.Message)

@@ -60,9 +60,11 @@ func TestDNSRestoreWaitsForThePods(t *testing.T) {
 		if err != nil || len(notes) != 0 || s.key("coredns", "Corefile") != simCorefile {
 			t.Errorf("restore: %v, %v\n%s", notes, err, s.key("coredns", "Corefile"))
 		}
-		if s.loaded["10.1.0.2"] != simCorefile || s.loaded["10.1.0.3"] != simCorefile {
-			t.Error("it did not wait until the pods had taken it up")
-		}
+		s.do(func() {
+			if s.loaded["10.1.0.2"] != simCorefile || s.loaded["10.1.0.3"] != simCorefile {
+				t.Error("it did not wait until the pods had taken it up")
+			}
+		})
 		if notes, err := r.Run(t.Context()); err != nil || len(notes) != 0 {
 			t.Errorf("a second time: %v, %v", notes, err)
 		}
@@ -132,7 +134,7 @@ func TestDNSOpenShift(t *testing.T) {
 			return len(servers) == 1
 		})
 		s.awaitPhase(m, DNSPending, time.Minute)
-		if s.has() || s.trials > 0 {
+		if s.has() || s.tried() > 0 {
 			t.Error("on OpenShift the operator writes the Corefile")
 		}
 		stop()
@@ -165,8 +167,8 @@ func TestDNSNodeCache(t *testing.T) {
 		})
 		s.awaitPhase(m, DNSServed, 3*time.Minute)
 		got := s.key("node-local-dns", "Corefile")
-		if !strings.Contains(got, "mesh:53 {\n    bind 169.254.20.10\n    errors\n    forward . "+simMeshIP) || strings.Contains(got, "servfail") || s.trials != 1 {
-			t.Errorf("%d trials\n%s", s.trials, got)
+		if !strings.Contains(got, "mesh:53 {\n    bind 169.254.20.10\n    errors\n    forward . "+simMeshIP) || strings.Contains(got, "servfail") || s.tried() != 1 {
+			t.Errorf("%d trials\n%s", s.tried(), got)
 		}
 		if len(m.State().Targets) != 2 || !s.has() {
 			t.Errorf("targets: %+v", m.State().Targets)
@@ -189,7 +191,7 @@ func TestDNSOtherNameserver(t *testing.T) {
 func TestDNSPodsBehindAWall(t *testing.T) {
 	bubble(t, plainFiles(), func(t *testing.T, s *sim) {
 		s.deaf["10.1.0.2"], s.deaf["10.1.0.3"] = true, true // to the controller
-		s.loaded["10.96.0.10"] = simCorefile
+		s.do(func() { s.loaded["10.96.0.10"] = simCorefile })
 		m, _ := s.run(nil)
 		s.awaitPhase(m, DNSServed, 2*time.Minute)
 		if pods := m.State().Targets[0].Pods; len(pods) != 1 || pods[0].Name != "Service" {

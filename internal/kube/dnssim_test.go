@@ -36,6 +36,7 @@ type sim struct {
 	t      *testing.T
 	client *fake.Clientset
 
+	once     sync.Once
 	mu       sync.Mutex
 	loaded   map[string]string // by pod address: the configuration that it serves
 	meshDown bool
@@ -101,6 +102,7 @@ func (s *sim) run(change func(*DNSConfig)) (m *DNSManager, stop func()) {
 	if change != nil {
 		change(&config)
 	}
+	s.once.Do(s.live)
 	m = NewDNSManager(config)
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan struct{})
@@ -123,8 +125,11 @@ func (s *sim) live() {
 		}
 	})
 	g.Go(func() {
-		for pause(ctx, s.lag) {
-			s.reload(ctx)
+		for next := time.Now(); pause(ctx, 500*time.Millisecond); {
+			if lag := s.reloadLag(); time.Since(next) >= lag {
+				s.reload(ctx)
+				next = time.Now()
+			}
 		}
 	})
 	s.t.Cleanup(func() { cancel(); g.Wait() })
@@ -255,6 +260,19 @@ func (s *sim) do(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
+}
+
+func (s *sim) reloadLag() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lag
+}
+
+// tried counts the trials.
+func (s *sim) tried() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trials
 }
 
 func (s *sim) has() bool { return corefile.Has(s.key("coredns", "Corefile"), "tulle-system") }
