@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,8 +56,10 @@ type rolloutSuite struct {
 func (r *rolloutSuite) under(t *testing.T, name string, what func(t *testing.T)) {
 	t.Helper()
 	var loads []*load
+	// Callers take turns, and so do URLs: with a multiple of them every caller uses its connection again, after 10 s or so.
+	callers := (1000 + len(r.urls) - 1) / len(r.urls) * len(r.urls)
 	for _, c := range r.e.clients {
-		loads = append(loads, c.load(t, name, append([]string{"-rate", "100", "-per-conn", "20", "-c", "1000"}, r.urls...)...))
+		loads = append(loads, c.load(t, name, append([]string{"-rate", "100", "-per-conn", "20", "-c", strconv.Itoa(callers)}, r.urls...)...))
 	}
 	what(t)
 	for _, l := range loads {

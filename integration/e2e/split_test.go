@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -232,8 +234,9 @@ func quarantine(t *testing.T, e *env) {
 	}
 	e.inARow(t, "v2", 3, settleTimeout, func() error { return all("v2") })
 	l := c.load(t, "quarantine", "-rate", "50", "http://web.e2e-broken.mesh/")
+	e.applyUndecodable(t, ns)
 	e.apply(t, ns, file(t, "broken.yaml"))
-	for name, reason := range map[string]string{"itself": "SelfReference", "nowhere": "BackendNotFound", "zero": "AllWeightsZero"} {
+	for name, reason := range map[string]string{"itself": "SelfReference", "nowhere": "BackendNotFound", "zero": "AllWeightsZero", "undecodable": "InvalidObject"} {
 		e.eventually(t, "an Event on "+name, func() error { return e.hasEvent(t, ns, "trafficsplit", name, reason) })
 	}
 	e.eventually(t, "an Event on the regex", func() error { return e.hasEvent(t, ns, "httproutegroup", "regex", "InvalidRegex") })
@@ -256,4 +259,39 @@ func quarantine(t *testing.T, e *env) {
 	if out, err := e.tulle(t, e.release, "check"); err == nil || !strings.Contains(out, "InvalidRegex") {
 		t.Errorf("tulle check finds nothing wrong: %s", out)
 	}
+}
+
+// applyUndecodable puts an object into the cluster that no decoder understands: one from a time before its kind had a
+// schema. The schema is back when this returns.
+func (e *env) applyUndecodable(t *testing.T, ns string) {
+	t.Helper()
+	const crd = "trafficsplits.split.smi-spec.io"
+	before := e.run(t, "get", "crd", crd, "-o", "jsonpath={.spec.versions[0].schema}")
+	setSchema := func(ctx context.Context, schema string) error {
+		_, err := e.kubectl.Run(ctx, "patch", "crd", crd, "--type=json", "-p", fmt.Sprintf(`[{"op": "replace", "path": "/spec/versions/0/schema", "value": %s}]`, schema))
+		return err
+	}
+	if err := setSchema(t.Context(), `{"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}`); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), execTimeout)
+		defer cancel()
+		if err := setSchema(ctx, before); err != nil {
+			t.Error(err)
+		}
+	})
+	object := func(name string) string {
+		return "{apiVersion: split.smi-spec.io/v1alpha4, kind: TrafficSplit, metadata: {name: " + name + "}, spec: all of it to the second one, please}"
+	}
+	e.eventually(t, "an object without a schema", func() error { return e.tryApply(t, ns, object("undecodable")) })
+	if err := setSchema(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	e.eventually(t, "the schema's return", func() error {
+		if e.tryApply(t, ns, object("undecodable-too")) == nil {
+			return errors.New("there is none")
+		}
+		return nil
+	})
 }

@@ -37,7 +37,7 @@ func Testtool(ctx context.Context, root, dir string) (string, error) {
 	img := Image{Ref: TestImage, Entrypoint: "/bin/testtool", Files: map[string]string{"/bin/testtool": program}}
 	if _, err := os.Stat(busybox); err == nil {
 		img.Files[busybox] = busybox
-		img.Links = map[string]string{"/bin/sh": "busybox"}
+		img.Links = map[string]string{"/bin/sh": "busybox", "/bin/wget": "busybox"}
 	}
 	return WriteCached(dir, img)
 }

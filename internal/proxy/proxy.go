@@ -35,7 +35,7 @@ type Config struct {
 	TCPIdle        time.Duration // of TCP and upgraded connections, for ports that don't say otherwise; default 1 h
 	UDPIdle        time.Duration // of UDP flows, for ports that don't say otherwise; default 30 s
 	MaxFlows       int           // UDP flows at a time, of all services; default 8,192
-	DrainIdle      time.Duration // how long HTTP connections without a request live on when draining; default 5 s
+	DrainIdle      time.Duration // how long HTTP connections without a request live on when draining; default 20 s
 	Upstream       upstream.Config
 }
 

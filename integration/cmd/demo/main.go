@@ -4,8 +4,6 @@ package main
 
 import (
 	"context"
-	_ "embed"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/tulle-mesh/tulle/integration/cluster"
+	"github.com/tulle-mesh/tulle/integration/shop"
 )
 
 func main() {
@@ -61,7 +60,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.tulle(ctx, "install"); err != nil {
 		return err
 	}
-	if err := d.deploy(ctx); err != nil {
+	if err := shop.Deploy(ctx, d.cluster.Kubectl, d.root); err != nil {
 		return err
 	}
 	if err := d.show(ctx); err != nil {
@@ -107,48 +106,4 @@ func (d *demo) tulle(ctx context.Context, args ...string) error {
 		return fmt.Errorf("tulle %s: %w", args[0], err)
 	}
 	return nil
-}
-
-// apps are the programs behind the services of the examples.
-//
-//go:embed apps.yaml
-var apps string
-
-// deploy applies the examples of `tulle demo`, with Deployments where those have pods of the loopback.
-func (d *demo) deploy(ctx context.Context) error {
-	yaml, err := examples(filepath.Join(d.root, "cmd", "tulle", "examples"))
-	if err != nil {
-		return err
-	}
-	if _, err := d.cluster.Kubectl.Run(ctx, "create", "namespace", namespace); err != nil {
-		return err
-	}
-	if _, err := d.cluster.Kubectl.Apply(ctx, apps+"---\n"+yaml, "-n", namespace, "apply", "-f", "-"); err != nil {
-		return err
-	}
-	for _, name := range []string{"web-v1", "web-v2", "ledger", "gauge", "client"} {
-		if _, err := d.cluster.Kubectl.Run(ctx, "-n", namespace, "rollout", "status", "deployment/"+name, "--timeout=2m"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// examples are the documents of the examples that aren't pods.
-func examples(dir string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
-	if err == nil && len(files) == 0 {
-		err = errors.New("no examples in " + dir)
-	}
-	var docs []string
-	for _, f := range files {
-		b, readErr := os.ReadFile(f)
-		err = errors.Join(err, readErr)
-		for doc := range strings.SplitSeq(string(b), "\n---\n") {
-			if !strings.Contains(doc, "\nkind: Pod\n") {
-				docs = append(docs, doc)
-			}
-		}
-	}
-	return strings.Join(docs, "\n---\n"), err
 }

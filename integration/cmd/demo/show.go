@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/integration/images/report"
+	"github.com/tulle-mesh/tulle/integration/shop"
 )
-
-// namespace is the examples'.
-const namespace = "shop"
 
 // patience is how long a change may take until calls see it.
 const patience = time.Minute
@@ -33,6 +31,13 @@ type step struct {
 }
 
 func (d *demo) show(ctx context.Context) error {
+	splits, err := shop.Examples(d.root, "TrafficSplit", "HTTPRouteGroup")
+	if err != nil {
+		return err
+	}
+	if _, err := d.cluster.Kubectl.Apply(ctx, splits, "apply", "-f", "-"); err != nil {
+		return err
+	}
 	web := []string{"get", "-n", "100", "http://web.shop.mesh/"}
 	split := step{"100 x http://web.shop.mesh/, split 90/10", web, "v1: 90, v2: 10"}
 	if err := d.await(ctx, split); err != nil {
@@ -95,7 +100,7 @@ func (d *demo) step(ctx context.Context, s step) error {
 
 // call runs the test tool in the client pod and says how often which version answered.
 func (d *demo) call(ctx context.Context, args []string) (string, error) {
-	out, err := d.cluster.Kubectl.Run(ctx, append([]string{"-n", namespace, "exec", "deploy/client", "--", "testtool"}, args...)...)
+	out, err := d.cluster.Kubectl.Run(ctx, append([]string{"-n", shop.Namespace, "exec", "deploy/client", "--", "testtool"}, args...)...)
 	if err != nil {
 		return "", err
 	}
@@ -119,5 +124,5 @@ The cluster and the mesh go on until ^C. In another terminal:
   export KUBECONFIG=%s PATH=%s:%s/bin:$PATH
   kubectl -n %s exec deploy/client -- testtool get -n 100 http://web.shop.mesh/
   kubectl -n %s edit trafficsplit web
-  tulle status`, d.cluster.Kubeconfig, d.cluster.BinDir(), d.root, namespace, namespace)
+  tulle status`, d.cluster.Kubeconfig, d.cluster.BinDir(), d.root, shop.Namespace, shop.Namespace)
 }

@@ -34,7 +34,7 @@ type Config struct {
 	IdleTimeout    time.Duration // between requests of a connection; default 60 s
 	UpgradeIdle    time.Duration // of upgraded connections, for ports that don't say otherwise; default 1 h
 	MaxHeaderBytes int           // of a request's head; default 64 KiB
-	DrainIdle      time.Duration // how long connections without a request live on when draining; default 5 s
+	DrainIdle      time.Duration // how long connections without a request live on when draining; default 20 s
 }
 
 // Server serves connections.
@@ -57,7 +57,7 @@ func New(c Config) *Server {
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
 	c.UpgradeIdle = cmp.Or(c.UpgradeIdle, time.Hour)
 	c.MaxHeaderBytes = cmp.Or(c.MaxHeaderBytes, 64<<10)
-	c.DrainIdle = cmp.Or(c.DrainIdle, 5*time.Second)
+	c.DrainIdle = cmp.Or(c.DrainIdle, 20*time.Second)
 	s := &Server{config: c, conns: newHandover()}
 	s.http = &http.Server{
 		Handler:                      http.HandlerFunc(s.handle),
