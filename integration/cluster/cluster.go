@@ -30,6 +30,7 @@ type Options struct {
 	Profile        Profile       // default Quick
 	ProxyMode      string        // of kube-proxy: nftables (default) or iptables
 	DualStack      bool          // IPv6 addresses beside the IPv4 ones for nodes, pods and Services
+	DNSImports     bool          // the Corefile imports those of ConfigMap coredns-custom, as k3s' and AKS' do
 	Images         []string      // OCI archives that every node imports before its kubelet starts
 	Manifests      []string      // YAML files, applied once the API server answers
 	APIServerFlags []string      // further flags of kube-apiserver
@@ -192,7 +193,8 @@ func (c *Cluster) renderDNS(path string) error {
 		Profile   profile
 		Image     string
 		DualStack bool
-	}{c.o.Profile.settings(), corednsImage, c.o.DualStack})
+		Imports   bool
+	}{c.o.Profile.settings(), corednsImage, c.o.DualStack, c.o.DNSImports})
 }
 
 // Stop ends all processes and removes the state, namespaces and cgroups.

@@ -24,6 +24,24 @@ func lookupsEnd(t *testing.T, e *env) {
 	}
 }
 
+// customStubDomain: where the Corefile imports what users put into a ConfigMap of their own, the block is there, and the
+// Corefile, which an add-on manager may put back at any time, is left alone.
+func customStubDomain(t *testing.T, e *env) {
+	e.needEmbedded(t)
+	if text := e.corefile(t); !strings.Contains(text, "import /etc/coredns/custom/*.server") || strings.Contains(text, "tulle") {
+		t.Errorf("the Corefile is\n%s", text)
+	}
+	custom := func() string {
+		return e.run(t, "-n", "kube-system", "get", "configmap", "coredns-custom", "--ignore-not-found", "-o", "jsonpath={.data}")
+	}
+	with := custom()
+	if !strings.Contains(with, "mesh:53 {") {
+		t.Errorf("ConfigMap coredns-custom has %s", with)
+	}
+	e.run(t, "-n", "kube-system", "delete", "configmap", "coredns-custom")
+	e.eventually(t, "the block again", func() error { return sameText(with, custom()) })
+}
+
 // stubDomain: what the mesh does to the cluster's DNS, and what it leaves alone.
 func stubDomain(t *testing.T, e *env) {
 	e.needEmbedded(t)

@@ -26,6 +26,7 @@ func suites() []suite {
 		{name: "shared address", on: []string{nftables}, run: sharedAddress},
 		{name: "push", on: []string{nftables}, run: pushed},
 		{name: "mesh names dual-stack", on: []string{dualStack}, run: meshDualStack},
+		{name: "custom stub domain", on: []string{dualStack}, run: customStubDomain},
 		{name: "stub domain", on: []string{honest}, run: stubDomain},
 		{name: "roll-outs", on: []string{honest}, run: rollouts},
 		{name: "uninstall", run: uninstall},
@@ -61,6 +62,6 @@ func places() []place {
 		{nftables, cluster.Options{ProxyMode: "nftables"}},
 		{iptables, cluster.Options{ProxyMode: "iptables"}},
 		{honest, cluster.Options{Profile: cluster.Honest}},
-		{dualStack, cluster.Options{DualStack: true}},
+		{dualStack, cluster.Options{DualStack: true, DNSImports: true}},
 	}
 }
