@@ -149,6 +149,7 @@ func (m *DNSManager) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	m.publish(DNSState{Mode: m.config.Mode, Zones: m.config.Zones}) // what was seen when this replica led before is old
 	var g sync.WaitGroup
 	defer g.Wait()
 	for p := range m.seen {

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -33,6 +34,28 @@ func reasons(m *DNSManager) string {
 		out = append(out, string(p.Reason))
 	}
 	return strings.Join(out, " ")
+}
+
+// Whoever waits for DNS must not take "nothing is known" for "nothing is wrong".
+func TestDNSNobodyHasLooked(t *testing.T) {
+	if st := NewDNSManager(DNSConfig{}).State().Status(); st != nil {
+		t.Errorf("before the first look: %+v", st)
+	}
+	bubble(t, plainFiles(), func(t *testing.T, s *sim) {
+		m, stop := s.run(nil)
+		s.awaitPhase(m, DNSServed, 2*time.Minute)
+		stop()
+		s.set("coredns", "Corefile", simCorefile)
+		s.do(func() { s.meshDown = true })
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := m.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if st := m.State().Status(); st != nil && st.State == string(DNSServed) {
+			t.Errorf("a replica that leads again believes what it saw when it led before: %+v", st)
+		}
+	})
 }
 
 func TestDNSIsPutInPlace(t *testing.T) {

@@ -37,7 +37,7 @@ var dnsPhases = [...]DNSPhase{
 type DNSState struct {
 	Mode    DNSMode
 	Zones   []string
-	Phase   DNSPhase // the worst of the targets'
+	Phase   DNSPhase // the worst of the targets'; "" before the first look
 	Message string   // of the targets that are not served
 	Targets []DNSTarget
 }
@@ -80,8 +80,11 @@ func (s DNSState) summed() DNSState {
 
 func rank(p DNSPhase) int { return slices.Index(dnsPhases[:], p) }
 
-// Status is the state as it is written down.
+// Status is the state as it is written down, nil before the first look.
 func (s DNSState) Status() *status.DNS {
+	if s.Phase == "" {
+		return nil
+	}
 	out := &status.DNS{Mode: string(s.Mode), Zones: s.Zones, State: string(s.Phase), Message: s.Message}
 	var kinds, objects []string
 	for _, t := range s.Targets {

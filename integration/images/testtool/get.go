@@ -68,7 +68,7 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 	var h httpFlags
 	f := flag.NewFlagSet("get", flag.ContinueOnError)
 	h.register(f)
-	n := f.Int("n", 1, "calls")
+	n := f.Int("n", 0, "calls, to the URLs in turn; by default one to each")
 	parallel := f.Int("c", 1, "calls at once")
 	keepAlive := f.Bool("keepalive", false, "reuse connections")
 	h2c := f.Bool("h2c", false, "HTTP/2 without TLS, by prior knowledge")
@@ -86,6 +86,9 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 	tr.Protocols.SetHTTP1(!*h2c)
 	tr.Protocols.SetUnencryptedHTTP2(*h2c)
 	client := &http.Client{Transport: tr, Timeout: h.timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	if *n == 0 {
+		*n = f.NArg()
+	}
 	t := repeat(*n, *parallel, func(i int) outcome {
 		req, err := h.request(ctx, f.Arg(i%f.NArg()))
 		if err != nil {
