@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -224,6 +228,29 @@ func TestWhole(t *testing.T) {
 	}
 	if leading != 1 {
 		t.Errorf("%d replicas lead", leading)
+	}
+	metricsAreDocumented(t, replicas[0])
+}
+
+// metricsAreDocumented: what is served is in the documentation, and the other way round.
+func metricsAreDocumented(t *testing.T, r replica) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ = bytes.Cut(page, []byte("# Metrics of the controller"))
+	documented := map[string]bool{"tulle_problems": true} // it has no series without a problem
+	for _, m := range regexp.MustCompile("`(tulle_[a-z_]+)`").FindAllSubmatch(page, -1) {
+		documented[string(m[1])] = true
+	}
+	served := map[string]bool{"tulle_problems": true}
+	_, text := get(t, "http://"+r.listeners.metrics.Addr().String()+"/metrics")
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (tulle_[a-z_]+) `).FindAllStringSubmatch(text, -1) {
+		served[m[1]] = true
+	}
+	if !maps.Equal(documented, served) {
+		t.Errorf("documented: %v\nserved: %v", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(served)))
 	}
 }
 

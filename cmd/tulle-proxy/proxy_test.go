@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -70,6 +72,21 @@ func TestServes(t *testing.T) {
 	} {
 		if !strings.Contains(metrics, line) {
 			t.Errorf("metrics have no %q (%v)", line, err)
+		}
+	}
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ = bytes.Cut(page, []byte("# Metrics of the proxy's program"))
+	page, _, _ = bytes.Cut(page, []byte("# Metrics of the controller"))
+	documented := regexp.MustCompile("`(tulle_[a-z_]+)`").FindAllSubmatch(page, -1)
+	if len(documented) < 7 {
+		t.Errorf("%d metrics are documented", len(documented))
+	}
+	for _, m := range documented {
+		if !strings.Contains(metrics, "# TYPE "+string(m[1])+" ") {
+			t.Errorf("%s is documented and not served", m[1])
 		}
 	}
 	if _, config, err := get("http://" + p.admin + "/config"); !strings.Contains(config, `"kind": "Service"`) || strings.Contains(config, "the token") {

@@ -85,8 +85,12 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	traffic, _, found := strings.Cut(string(page), "\n# Metrics of the proxy's program")
+	if !found {
+		t.Error("there is no end of the section")
+	}
 	documented := map[string]bool{}
-	for _, word := range strings.FieldsFunc(string(page), func(c rune) bool {
+	for _, word := range strings.FieldsFunc(traffic, func(c rune) bool {
 		return c != '_' && (c < 'a' || c > 'z')
 	}) {
 		if strings.HasPrefix(word, "tulle_proxy_") {
