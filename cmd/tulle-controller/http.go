@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tulle-mesh/tulle/internal/firsthop"
 )
 
 // serve serves HTTP on l until ctx ends.
@@ -46,8 +48,9 @@ func metricsHandler(r *prometheus.Registry) http.Handler {
 }
 
 // adminHandler is for those who may look into the pod.
-func adminHandler() http.Handler {
+func adminHandler(pod string) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("GET "+firsthop.Path, firsthop.Handler(pod))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)

@@ -84,7 +84,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15014", "address of /metrics")
 	f.StringVar(&o.healthAddress, "health-address", ":15015", "address of /readyz and /healthz")
-	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /debug/pprof; "" = none`)
+	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /first-hop and /debug/pprof; "" = none`)
 
 	f.DurationVar(&o.lease, "lease-duration", 12*time.Second, "how long another replica waits for a leader that is gone")
 	f.DurationVar(&o.renew, "lease-renew", 8*time.Second, "how long a leader that cannot renew its lease goes on leading")

@@ -79,7 +79,7 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 	g.Go(func() error { return serve(ctx, listeners.health, healthHandler(c.ready)) })
 	g.Go(func() error { return serve(ctx, listeners.metrics, metricsHandler(c.metrics)) })
 	if listeners.admin != nil {
-		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler()) })
+		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler(c.podName)) })
 	}
 	c.log.Info("started", "version", version.Version, "name", c.podName, "namespace", c.podNamespace)
 	err := g.Wait()

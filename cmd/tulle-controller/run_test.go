@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,6 +28,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/firsthop"
 	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/push"
 	"github.com/tulle-mesh/tulle/internal/status"
@@ -224,6 +226,9 @@ func TestWhole(t *testing.T) {
 		leading += strings.Count(text, "\ntulle_controller_leader 1\n")
 		if code, _ := get(t, "http://"+r.admin.Addr().String()+"/debug/pprof/heap"); code != http.StatusOK {
 			t.Errorf("pprof answers %d", code)
+		}
+		if code, text := get(t, "http://"+r.admin.Addr().String()+firsthop.URL("mesh", netip.MustParseAddrPort("127.0.0.1:1"))); code != http.StatusOK || !strings.Contains(text, `"pod":"`+r.podName+`"`) {
+			t.Errorf("who is asked for the first hop answers %d %s", code, text)
 		}
 	}
 	if leading != 1 {

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/tulle-mesh/tulle/internal/firsthop"
 	"github.com/tulle-mesh/tulle/internal/version"
 )
 
@@ -79,6 +80,7 @@ func (w *worker) adminHandler() http.Handler {
 			w.log.Debug("could not show the status", "err", err)
 		}
 	})
+	mux.Handle("GET "+firsthop.Path, firsthop.Handler(w.podName))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)

@@ -47,7 +47,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.dnsAddress, "dns-address", ":15053", "address of the mesh DNS, UDP and TCP")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15020", "address of /metrics")
 	f.StringVar(&o.healthAddress, "health-address", ":15021", "address of /readyz and /healthz")
-	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /config, /status, /version and /debug/pprof; "" = none`)
+	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /config, /status, /version, /first-hop and /debug/pprof; "" = none`)
 	f.DurationVar(&o.dnsTTL, "dns-ttl", 5*time.Second, "how long clients may remember a mesh name's address")
 
 	f.DurationVar(&o.stopWait, "stop-wait", 20*time.Second, "when stopping: how long at most to wait until the controller says that no mesh address points here")

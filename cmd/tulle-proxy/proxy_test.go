@@ -4,12 +4,14 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"regexp"
 	"strings"
@@ -17,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/firsthop"
 )
 
 // backend answers with its name.
@@ -94,6 +98,17 @@ func TestServes(t *testing.T) {
 	}
 	if _, heap, err := get("http://" + p.admin + "/debug/pprof/goroutine?debug=1"); !strings.Contains(heap, "goroutine profile") {
 		t.Errorf("pprof answers %q, %v", heap, err)
+	}
+	// It asks itself who it is, as it would be asked behind a Service.
+	_, text, err := get("http://" + p.admin + firsthop.URL("mesh", netip.MustParseAddrPort(p.dns)))
+	var r firsthop.Report
+	if err := errors.Join(err, json.Unmarshal([]byte(text), &r)); err != nil || r.Pod != podName || len(r.Answers) == 0 {
+		t.Fatalf("%v: %s", err, text)
+	}
+	for _, a := range r.Answers {
+		if a.Pod != podName || a.Source != "127.0.0.1" || a.Client != "127.0.0.1" || a.Error != "" {
+			t.Errorf("it found out %+v", a)
+		}
 	}
 }
 

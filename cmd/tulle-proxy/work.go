@@ -108,7 +108,7 @@ func (o *options) newWorker(held *holder.Worker) (*worker, error) {
 		Applier: w.applied, Store: w.stored(), Log: o.log,
 	})
 	server, err := dns.New(dns.Config{
-		View: w.proxy, Nameserver: "tulle-dns." + o.podNamespace, TTL: o.dnsTTL, Registerer: w.registry,
+		View: w.proxy, Nameserver: "tulle-dns." + o.podNamespace, Pod: o.podName, TTL: o.dnsTTL, Registerer: w.registry,
 	})
 	if err != nil {
 		return nil, err

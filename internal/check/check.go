@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/install"
 	"github.com/tulle-mesh/tulle/internal/kube"
@@ -51,6 +52,8 @@ func (r Report) Failed() int {
 type Checker struct {
 	Cluster   *install.Cluster
 	Namespace string
+	// Patience is how long to wait before asking again what looks wrong and may be passing; default 3 s.
+	Patience time.Duration
 }
 
 // check is one thing to look at. An error stands for a failed finding.

@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/tulle-mesh/tulle/internal/firsthop"
 )
 
 // ProbeLabel, put before a mesh zone, makes a name that every proxy with a config answers: a TXT record with ProbeText.
@@ -21,6 +23,7 @@ const (
 	unknown kind = iota // no name of this shape exists
 	apex                // the zone itself
 	probe               // see ProbeLabel
+	whoami              // see firsthop.Label
 	empty               // nothing is here, but names below may exist (RFC 8020): NODATA, not NXDOMAIN
 	service             // a service, one pod of it, or a port of it
 )
@@ -61,6 +64,8 @@ func parse(labels []string) name {
 		return name{kind: apex}
 	case labels[n-1] == ProbeLabel:
 		return probeName(labels)
+	case n == 1 && labels[0] == firsthop.Label:
+		return name{kind: whoami}
 	case n == 1:
 		return name{kind: emptyOr(labels[0])}
 	}

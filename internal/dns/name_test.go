@@ -17,6 +17,8 @@ func TestParse(t *testing.T) {
 		"_tulle":                          {kind: probe},
 		"4711._tulle":                     {kind: probe},
 		"a.b._tulle":                      {},
+		"_whoami":                         {kind: whoami},
+		"a._whoami":                       {kind: service, namespace: "_whoami", service: "a"}, // nobody can make one
 		"shop":                            {kind: empty},
 		"local":                           {kind: empty},
 		"_tcp":                            {},
@@ -81,7 +83,7 @@ func TestInZone(t *testing.T) {
 // what a different spelling of labels asks.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"web.shop.mesh.", "web.shop.svc.local.mesh.", "_http._tcp.web.shop.mesh.", "p.web.shop.mesh.", "_tulle.mesh.",
+		"web.shop.mesh.", "web.shop.svc.local.mesh.", "_http._tcp.web.shop.mesh.", "p.web.shop.mesh.", "_tulle.mesh.", "_whoami.mesh.",
 		"mesh.", ".", `a\.b.shop.mesh.`, `\000.shop.mesh.`, "_._tcp.web.shop.mesh.", "svc.local.mesh.", "WEB.shop.MESH.",
 	} {
 		f.Add(s)

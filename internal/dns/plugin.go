@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -19,7 +20,9 @@ type Plugin struct {
 	// Nameserver is named by the zones' NS and SOA records: the mesh DNS Service, "tulle-dns.tulle-system"; the
 	// cluster's domain is appended.
 	Nameserver string
-	TTL        time.Duration // of answers
+	// Pod is who answers, for those who ask; see firsthop.Label.
+	Pod string
+	TTL time.Duration // of answers
 	// NegativeTTL is how long resolvers may remember that there is no answer.
 	NegativeTTL time.Duration
 }
@@ -46,11 +49,17 @@ func (p *Plugin) ServeDNS(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (
 	if o := r.IsEdns0(); o != nil && o.UDPSize() > maxUDP && state.Proto() == "udp" {
 		o.SetUDPSize(maxUDP)
 	}
-	q := query{Plugin: p, mesh: mesh, zone: dns.Fqdn(zone), owner: state.QName(), qtype: state.QType()}
+	q := query{Plugin: p, mesh: mesh, zone: dns.Fqdn(zone), owner: state.QName(), qtype: state.QType(), client: clientOf(state)}
 	m := q.answer(parse(labels))
 	m.SetRcode(r, m.Rcode)
 	m.Authoritative, m.Compress = true, true
 	return dns.RcodeSuccess, w.WriteMsg(m)
+}
+
+// clientOf is the address that the question came from.
+func clientOf(r request.Request) netip.Addr {
+	a, _ := netip.ParseAddr(r.IP())
+	return a.Unmap().WithZone("")
 }
 
 func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }

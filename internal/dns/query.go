@@ -1,18 +1,22 @@
 package dns
 
 import (
+	"net/netip"
+
 	"github.com/miekg/dns"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/firsthop"
 )
 
 // query is one question for a name in a zone, with what answers it.
 type query struct {
 	*Plugin
-	mesh  *configv1.Mesh
-	zone  string // fully qualified, as configured
-	owner string // the name as it was asked, upper and lower case kept
-	qtype uint16
+	mesh   *configv1.Mesh
+	zone   string // fully qualified, as configured
+	owner  string // the name as it was asked, upper and lower case kept
+	qtype  uint16
+	client netip.Addr // that asks
 }
 
 // answer makes the message without what comes from the request: sections and code.
@@ -21,7 +25,9 @@ func (q query) answer(n name) *dns.Msg {
 	case apex:
 		return q.records(q.apex(), nil)
 	case probe:
-		return q.records(q.probe(), nil)
+		return q.records(q.text(ProbeText), nil)
+	case whoami:
+		return q.records(q.text(firsthop.Texts(q.Pod, q.client)...), nil)
 	case empty:
 		return q.records(nil, nil)
 	case service:
@@ -85,11 +91,12 @@ func (q query) apex() []dns.RR {
 	return nil
 }
 
-func (q query) probe() []dns.RR {
+// text is a record that nobody may remember.
+func (q query) text(texts ...string) []dns.RR {
 	if q.qtype != dns.TypeTXT {
 		return nil
 	}
-	return []dns.RR{&dns.TXT{Hdr: header(q.owner, dns.TypeTXT, 0), Txt: []string{ProbeText}}}
+	return []dns.RR{&dns.TXT{Hdr: header(q.owner, dns.TypeTXT, 0), Txt: texts}}
 }
 
 // soa has a constant serial: nobody transfers the zone, and all proxies must say the same.

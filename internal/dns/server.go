@@ -17,6 +17,7 @@ import (
 type Config struct {
 	View        View
 	Nameserver  string        // see Plugin; default "tulle-dns.tulle-system"
+	Pod         string        // see Plugin
 	TTL         time.Duration // whole seconds; default 5 s
 	NegativeTTL time.Duration // whole seconds; default 2 s
 	// Registerer gets tulle_dns_responses_total; nil = none.
@@ -40,7 +41,7 @@ func New(c Config) (*Server, error) {
 		c.Nameserver = "tulle-dns.tulle-system"
 	}
 	chain := []plugin.Plugin{func(plugin.Handler) plugin.Handler {
-		return &Plugin{View: c.View, Nameserver: c.Nameserver, TTL: c.TTL, NegativeTTL: c.NegativeTTL}
+		return &Plugin{View: c.View, Nameserver: c.Nameserver, Pod: c.Pod, TTL: c.TTL, NegativeTTL: c.NegativeTTL}
 	}}
 	if c.Registerer != nil {
 		counter := prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -213,6 +213,10 @@ var (
 		{"_tulle.mesh.", dns.TypeTXT, one(`_tulle.mesh. 0 IN TXT "tulle"`)},
 		{"x17._tulle.mesh.", dns.TypeTXT, one(`x17._tulle.mesh. 0 IN TXT "tulle"`)},
 		{"_tulle.mesh.", dns.TypeA, noData},
+		{"_whoami.mesh.", dns.TypeTXT, one(`_whoami.mesh. 0 IN TXT "pod=p-1" "client=127.0.0.1"`)},
+		{"_WhoAmI.traefik.mesh.", dns.TypeTXT, one(`_WhoAmI.traefik.mesh. 0 IN TXT "pod=p-1" "client=127.0.0.1"`)},
+		{"_whoami.mesh.", dns.TypeA, noData},
+		{"a._whoami.mesh.", dns.TypeTXT, noName},
 
 		{"web.shop.mesh.svc.cluster.local.", dns.TypeA, refused},
 		{"example.com.", dns.TypeA, refused},
@@ -221,7 +225,7 @@ var (
 )
 
 func TestAnswers(t *testing.T) {
-	server := serve(t, Config{View: exampleView(exampleMesh())})
+	server := serve(t, Config{View: exampleView(exampleMesh()), Pod: "p-1"})
 	for _, network := range []string{"udp", "tcp"} {
 		for _, c := range answers {
 			t.Run(network+" "+c.qname+dns.TypeToString[c.qtype], func(t *testing.T) {
@@ -252,6 +256,13 @@ func TestAnswersFromTheAddressAsked(t *testing.T) {
 	}
 	if r := ask(t, "udp", "127.0.0.7:"+port, question("web.shop.mesh.", dns.TypeA)); len(r.Answer) != 1 {
 		t.Errorf("got %v", r)
+	}
+	// Its sockets are of both families; the client's address is its own nevertheless.
+	for _, network := range []string{"udp", "tcp"} {
+		got := plain(ask(t, network, "127.0.0.1:"+port, question("_whoami.mesh.", dns.TypeTXT)).Answer)
+		if want := []string{`_whoami.mesh. 0 IN TXT "pod=" "client=127.0.0.1"`}; !slices.Equal(got, want) {
+			t.Errorf("%s: it saw %q, want %q", network, got, want)
+		}
 	}
 }
 

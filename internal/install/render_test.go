@@ -191,6 +191,7 @@ func TestValuesReachTheObjects(t *testing.T) {
 		{"DaemonSet", "tulle-proxy", "docker.io/tullemesh/tulle-proxy:v9"},
 		{"DaemonSet", "tulle-proxy", "--access-log"},
 		{"Service", "tulle-dns", "PreferSameNode"},
+		{"Service", "tulle-first-hop", `"trafficDistribution":"PreferSameNode"`},
 		{"ValidatingAdmissionPolicy", "tulle-zones.tulle-system", `!(object.metadata.name in [\"mesh\"])`},
 	} {
 		data, err := json.Marshal(find(t, r, c.kind, c.name))
@@ -207,6 +208,9 @@ func TestValuesReachTheObjects(t *testing.T) {
 	}
 	if v, has, _ := unstructured.NestedString(find(t, old, "Service", "tulle-dns").Object, "spec", "trafficDistribution"); has {
 		t.Errorf("Kubernetes 1.31 is asked for trafficDistribution %s, which it doesn't know", v)
+	}
+	if v, _, _ := unstructured.NestedString(find(t, old, "Service", "tulle-first-hop").Object, "spec", "internalTrafficPolicy"); v != "Local" {
+		t.Errorf("the Service that the first hop is judged by has internalTrafficPolicy %q, and mesh addresses have Local", v)
 	}
 }
 

@@ -43,13 +43,14 @@ var allowed = map[string][]string{
 	"internal/proxy/nethttp":  {"api/config/v1", "internal/proxy/drain", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/proxy/tcp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/proxy/udp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
-	"internal/dns":            {"api/config/v1"},
+	"internal/firsthop":       {},
+	"internal/dns":            {"api/config/v1", "internal/firsthop"},
 	"internal/controller":     {"api/config/v1", "internal/problem", "internal/proxyconfig", "internal/shadow", "internal/status", "internal/topology"},
 	"internal/kube":           {"internal/controller", "internal/corefile", "internal/identity", "internal/problem", "internal/push", "internal/shadow", "internal/smi", "internal/status"},
 	"internal/files":          {"internal/controller", "internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
 	"internal/bugreport":      {"internal/check", "internal/install", "internal/version"},
 	"internal/fakeapi":        {},
-	"internal/check":          {"internal/corefile", "internal/install", "internal/kube", "internal/status", "internal/version"},
+	"internal/check":          {"internal/corefile", "internal/firsthop", "internal/install", "internal/kube", "internal/status", "internal/version"},
 	"internal/standalone":     {"api/config/v1", "internal/dns", "internal/files", "internal/problem", "internal/proxy", "internal/proxyconfig", "internal/shadow", "internal/topology"},
 	"internal/install":        {"internal/corefile", "internal/kube", "internal/status", "internal/version", "manifests"},
 	"cmd/tulle":               anything,
@@ -79,7 +80,7 @@ var heavy = map[string][]string{
 
 // dataPlane is what carries traffic. It knows its config and sockets, never Kubernetes, neither directly nor through
 // another package.
-var dataPlane = []string{"cmd/tulle-proxy", "internal/proxy", "internal/dns", "internal/holder", "internal/push", "api/config/v1"}
+var dataPlane = []string{"cmd/tulle-proxy", "internal/proxy", "internal/dns", "internal/firsthop", "internal/holder", "internal/push", "api/config/v1"}
 
 type listed struct {
 	ImportPath string
