@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/check"
 )
 
 // install puts tulle into the cluster, as a user would, for the suites that follow.
@@ -12,6 +15,7 @@ func install(t *testing.T, e *env) {
 	e.before = e.objects(t)
 	e.release = e.build(t, e.root)
 	e.install(t, e.release)
+	t.Run("calls stay on their node and show who calls", func(t *testing.T) { firstHop(t, e) })
 	t.Run("twice changes nothing", func(t *testing.T) {
 		versions := func() string {
 			return e.run(t, "-n", meshNamespace, "get", "deploy,daemonset,service,serviceaccount,role,rolebinding,networkpolicy", "-o",
@@ -30,6 +34,30 @@ func install(t *testing.T, e *env) {
 			_, err := e.tulle(t, e.release, "check")
 			return err
 		})
+	})
+}
+
+// firstHop has `tulle check` say, before the first call, that calls from every node would end at the proxy of that node,
+// with the callers' own addresses.
+func firstHop(t *testing.T, e *env) {
+	nodes := len(e.clients)
+	want := []string{fmt.Sprintf("calls from %d of %d nodes end at the proxy of their own node", nodes, nodes), "the mesh sees callers' own addresses"}
+	if e.embedded != nil { // on each of its nodes is a controller
+		want[1] += fmt.Sprintf(" (called from %d nodes", nodes)
+	}
+	e.eventually(t, "tulle check is content with the first hop", func() error {
+		out, err := e.tulle(t, e.release, "check", "-o", "json")
+		var r check.Report
+		if json.NewDecoder(strings.NewReader(out)).Decode(&r) != nil {
+			return fmt.Errorf("no report but %s (%w)", out, err)
+		}
+		r.Findings = slices.DeleteFunc(r.Findings, func(f check.Finding) bool { return f.Check != "first-hop" })
+		if !slices.EqualFunc(r.Findings, want, func(f check.Finding, want string) bool {
+			return f.Level == check.OK && strings.HasPrefix(f.Message, want)
+		}) {
+			return fmt.Errorf("it says %+v, want %q", r.Findings, want)
+		}
+		return nil
 	})
 }
 

@@ -194,7 +194,7 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 		},
 		"few ClusterIPs": {
 			objects: `{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/27]}}`,
-			check:   "addresses", level: Failed, want: "32 of 32 IPv4 ClusterIPs are free",
+			check:   "addresses", level: Failed, want: "31 of 32 IPv4 ClusterIPs are free",
 		},
 		"first hop": {
 			checker: func(c *Checker) {
