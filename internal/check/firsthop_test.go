@@ -45,10 +45,9 @@ func serveDNS(t *testing.T) *meshDNS {
 		go func() { ended <- s.ActivateAndServe() }()
 		<-started
 		t.Cleanup(func() {
-			if err := s.Shutdown(); err != nil {
+			if err := errors.Join(s.Shutdown(), <-ended); err != nil {
 				t.Error(err)
 			}
-			<-ended
 		})
 	}
 	return m

@@ -2,6 +2,7 @@ package firsthop
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -32,10 +33,9 @@ func serve(t *testing.T, h dns.HandlerFunc) netip.AddrPort {
 		go func() { ended <- s.ActivateAndServe() }()
 		<-started
 		t.Cleanup(func() {
-			if err := s.Shutdown(); err != nil {
+			if err := errors.Join(s.Shutdown(), <-ended); err != nil {
 				t.Error(err)
 			}
-			<-ended
 		})
 	}
 	return netip.MustParseAddrPort(l.Addr().String())

@@ -7,7 +7,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Label, put before a mesh zone, makes the name whose TXT record says which proxy answers and which address it sees the
+// Label before a mesh zone makes the name whose TXT record says which proxy answers and which address it sees the
 // question come from. No namespace can be called like that.
 const Label = "_whoami"
 
