@@ -195,7 +195,7 @@ func (p *Proxy) accept(o *listener) {
 		conn := c.(*net.TCPConn)
 		b := o.binding.Load()
 		if b.Service == "" || p.speaksHTTP(b) {
-			p.http.Serve(conn, b)
+			p.http1.Serve(conn, b)
 		} else {
 			p.accepting.Go(func() { p.tcp.Serve(conn, b) })
 		}

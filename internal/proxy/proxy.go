@@ -13,8 +13,10 @@ import (
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
+	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/http1"
+	"github.com/tulle-mesh/tulle/internal/proxy/http2"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
-	"github.com/tulle-mesh/tulle/internal/proxy/nethttp"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 	"github.com/tulle-mesh/tulle/internal/proxy/udp"
@@ -44,7 +46,8 @@ type Proxy struct {
 	config Config
 	meter  *meter.Meter
 	set    *upstream.Set
-	http   *nethttp.Server
+	http1  *http1.Server
+	http2  *http2.Server
 	tcp    *tcp.Server
 	udp    *udp.Server
 	now    atomic.Pointer[state] // never nil
@@ -83,9 +86,15 @@ func New(c Config) *Proxy {
 		endpoints: map[string]*configv1.Endpoints{}, open: map[socket]claim{}, changed: make(chan struct{}),
 	})
 	table := func() *route.Table { return p.now.Load().table }
-	p.http = nethttp.New(nethttp.Config{
-		Table: table, Meter: p.meter, Log: c.Log, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle,
-		UpgradeIdle: c.TCPIdle, MaxHeaderBytes: c.MaxHeaderBytes, DrainIdle: c.DrainIdle,
+	shared := &exchange.Mesh{Table: table, Meter: p.meter, Log: c.Log}
+	p.http2 = http2.New(http2.Config{
+		Mesh: shared, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle, MaxHeaderBytes: c.MaxHeaderBytes,
+		DrainIdle: c.DrainIdle,
+	})
+	p.http1 = http1.New(http1.Config{
+		Mesh: shared, HTTP2: p.http2.Serve, Fallback: p.http2.Forward,
+		HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle, UpgradeIdle: c.TCPIdle, MaxHeaderBytes: c.MaxHeaderBytes,
+		DrainIdle: c.DrainIdle,
 	})
 	p.tcp = tcp.New(tcp.Config{Table: table, Meter: p.meter, Log: c.Log, IdleTimeout: c.TCPIdle})
 	p.udp = udp.New(udp.Config{Table: table, Meter: p.meter, Log: c.Log, IdleTimeout: c.UDPIdle, MaxFlows: c.MaxFlows})
@@ -102,11 +111,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer stopLog()
 	running, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		ended <- p.http.Run(running)
-		cancel()
-	}()
+	ended := make(chan error, 2)
+	for _, run := range []func(context.Context) error{p.http1.Run, p.http2.Run} {
+		go func() {
+			ended <- run(running)
+			cancel()
+		}()
+	}
 	tick := time.NewTicker(retryPorts)
 	defer tick.Stop()
 	for running.Err() == nil {
@@ -120,7 +131,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.tcp.Cut()
 	p.udp.Cut()
 	p.accepting.Wait()
-	err := <-ended
+	err := errors.Join(<-ended, <-ended)
 	p.set.Close()
 	return err
 }
@@ -173,12 +184,13 @@ var ErrCut = drain.ErrCut
 func (p *Proxy) Drain(ctx context.Context) error {
 	p.stopAccepting()
 	var wg sync.WaitGroup
-	var httpErr, tcpErr, udpErr error
-	wg.Go(func() { httpErr = p.http.Drain(ctx) })
+	var http1Err, http2Err, tcpErr, udpErr error
+	wg.Go(func() { http1Err = p.http1.Drain(ctx) })
+	wg.Go(func() { http2Err = p.http2.Drain(ctx) })
 	wg.Go(func() { tcpErr = p.tcp.Drain(ctx) })
 	wg.Go(func() { udpErr = p.udp.Drain(ctx) })
 	wg.Wait()
-	return cmp.Or(httpErr, tcpErr, udpErr)
+	return cmp.Or(http1Err, http2Err, tcpErr, udpErr)
 }
 
 var errDraining = errors.New("the proxy is draining")

@@ -4,8 +4,8 @@ package meter
 
 import (
 	"cmp"
-	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +28,8 @@ type Meter struct {
 	conns    *family[connLabels, *Connections]
 	flows    *family[connLabels, *Flows]
 	refusals *family[refusalLabels, prometheus.Counter]
+
+	generation atomic.Uint64 // changes when series end or may be named anew
 
 	mu       sync.RWMutex
 	services map[string]bool // that exist, "namespace/name"; guarded by mu
@@ -69,9 +71,27 @@ type Exchange struct {
 	In, Out  int64 // bytes of the bodies
 }
 
-// Request counts an HTTP request that has ended.
-func (m *Meter) Request(x Exchange) {
-	s := m.requests.get(requestLabels{x.Peers, class(x.Status)}, m.exists)
+// Cache remembers where the last request of a connection was counted: the next one is usually alike. The zero value is
+// empty. It belongs to one goroutine.
+type Cache struct {
+	labels     requestLabels
+	series     *requestSeries
+	generation uint64
+}
+
+// Request counts an HTTP request that has ended. The cache may be nil.
+func (m *Meter) Request(c *Cache, x Exchange) {
+	labels := requestLabels{x.Peers, class(x.Status)}
+	var s *requestSeries
+	if c != nil && c.series != nil && c.labels == labels && c.generation == m.generation.Load() {
+		s = c.series
+	} else {
+		generation := m.generation.Load() // before the look-up: what ends meanwhile must show
+		s = m.requests.get(labels, m.exists)
+		if c != nil {
+			*c = Cache{labels, s, generation}
+		}
+	}
 	s.total.Inc()
 	s.duration.Observe(x.Duration.Seconds())
 	s.in.Add(float64(x.In))
@@ -109,8 +129,12 @@ func (m *Meter) HTTPConnections(n int) { m.vectors.httpConnections.Add(float64(n
 // Known makes the meter count a service by its name; what is about other services is counted as overflow.
 func (m *Meter) Known(service string) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	known := m.services[service]
 	m.services[service] = true
+	m.mu.Unlock()
+	if !known {
+		m.generation.Add(1)
+	}
 }
 
 // Forget drops all series that name a service.
@@ -122,6 +146,7 @@ func (m *Meter) Forget(service string) {
 	m.conns.forget(service, m.vectors.dropConnection)
 	m.flows.forget(service, m.vectors.dropFlow)
 	m.refusals.forget(service, m.vectors.dropRefusal)
+	m.generation.Add(1)
 }
 
 func (m *Meter) exists(service string) bool {
@@ -135,5 +160,5 @@ func class(status int) string {
 	if status < 100 || status > 599 {
 		return "none"
 	}
-	return strconv.Itoa(status/100) + "xx"
+	return [...]string{"1xx", "2xx", "3xx", "4xx", "5xx"}[status/100-1]
 }

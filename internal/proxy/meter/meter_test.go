@@ -44,7 +44,7 @@ func TestSeriesAreBounded(t *testing.T) {
 	m := meter.New(meter.Config{Registerer: r, MaxSeries: 10})
 	m.Known("shop/web")
 	for i := range 100 {
-		m.Request(meter.Exchange{Peers: meter.Peers{
+		m.Request(nil, meter.Exchange{Peers: meter.Peers{
 			SourceNamespace: "shop", SourceWorkload: fmt.Sprint("job/", i), Namespace: "shop", Service: "web",
 		}, Status: 200})
 	}
@@ -64,7 +64,7 @@ func TestSeriesEndWithTheirService(t *testing.T) {
 	m.Known("shop/api")
 	use := func(service, backend string) {
 		p := meter.Peers{Namespace: "shop", Service: service, Backend: backend}
-		m.Request(meter.Exchange{Peers: p, Status: 200})
+		m.Request(nil, meter.Exchange{Peers: p, Status: 200})
 		m.Connections(p).Total.Inc()
 		m.Flows(p).DatagramsIn.Inc()
 		m.Refused("http", "shop", service, refusal.NoEndpoint)

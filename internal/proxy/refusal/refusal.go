@@ -20,6 +20,11 @@ const (
 	UpgradeFailed  Reason = "upgrade-failed"
 	Timeout        Reason = "timeout"
 	BadRequest     Reason = "bad-request"
+	HeadTimeout    Reason = "head-timeout"
+	TargetTooLong  Reason = "target-too-long"
+	HeadTooLarge   Reason = "head-too-large"
+	BadCoding      Reason = "bad-coding"
+	BadVersion     Reason = "bad-version"
 	ConnectMethod  Reason = "connect-method"
 	Draining       Reason = "draining"
 	Evicted        Reason = "evicted"
@@ -65,6 +70,16 @@ func (r Reason) Answer() Answer {
 		return Answer{504, grpcDeadlineExceeded, "the time limit of the service has passed"}
 	case BadRequest:
 		return Answer{400, grpcInvalidArgument, "the request could not be read, or not be passed on as it is"}
+	case HeadTimeout:
+		return Answer{408, grpcDeadlineExceeded, "the head of the request took too long"}
+	case TargetTooLong:
+		return Answer{414, grpcInvalidArgument, "the first line of the request is too long"}
+	case HeadTooLarge:
+		return Answer{431, grpcInvalidArgument, "the head of the request is too long, or has too many fields"}
+	case BadCoding:
+		return Answer{501, grpcUnimplemented, "the request has a transfer coding other than chunked"}
+	case BadVersion:
+		return Answer{505, grpcUnimplemented, "this is neither HTTP/1.1 nor HTTP/1.0"}
 	case ConnectMethod:
 		return Answer{405, grpcUnimplemented, "CONNECT is not served"}
 	case Draining:
@@ -80,6 +95,7 @@ func (r Reason) Answer() Answer {
 func All() []Reason {
 	return []Reason{
 		NoService, UnknownHost, NoRoute, NoBackend, NoEndpoint, ConnectFailed, UpstreamFailed, UpgradeFailed, Timeout,
-		BadRequest, ConnectMethod, Draining, Evicted, Internal,
+		BadRequest, HeadTimeout, TargetTooLong, HeadTooLarge, BadCoding, BadVersion, ConnectMethod, Draining, Evicted,
+		Internal,
 	}
 }

@@ -30,8 +30,10 @@ type Endpoint struct {
 
 	refs, ready int // groups that name it, and of these the ones that may pick it; guarded by the set's mutex
 
+	kept kept // connections for HTTP/1
+
 	mu    sync.Mutex
-	pools map[poolKey]Pool // guarded by mu
+	pools map[poolKey]Pool // of net/http; guarded by mu
 }
 
 // Address returns "ip:port".
@@ -104,12 +106,17 @@ type poolKey struct {
 	serverName string
 }
 
-// HTTP returns the endpoint's pool for a protocol. serverName is asked for in TLS handshakes.
-func (e *Endpoint) HTTP(p HTTPProtocol, serverName string) Pool {
+func keyOf(p HTTPProtocol, serverName string) poolKey {
 	key := poolKey{protocol: p}
 	if p == TLS || p == TLS1 {
 		key.serverName = serverName
 	}
+	return key
+}
+
+// HTTP returns the endpoint's pool for a protocol. serverName is asked for in TLS handshakes.
+func (e *Endpoint) HTTP(p HTTPProtocol, serverName string) Pool {
+	key := keyOf(p, serverName)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	pool, ok := e.pools[key]
@@ -124,6 +131,7 @@ func (e *Endpoint) HTTP(p HTTPProtocol, serverName string) Pool {
 }
 
 func (e *Endpoint) closeIdle() {
+	e.kept.close()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, p := range e.pools {

@@ -52,33 +52,46 @@ func newPool(e *Endpoint, key poolKey) Pool {
 	case TLS:
 		t.Protocols.SetHTTP2(true)
 		t.DialTLSContext = e.dialTLS(key.serverName, "h2", "http/1.1")
-	case TLS1:
-		t.DialTLSContext = e.dialTLS(key.serverName, "http/1.1")
 	}
 	return t
 }
 
-// dialTLS shakes hands within the connect: until it is done nothing was sent, so another endpoint may be tried. The
-// certificate is the backend's own affair: the proxy reaches pods by address and has no name to hold it against.
+// dialTLS is for transports: they see a connection once it is ready for requests.
 func (e *Endpoint) dialTLS(serverName string, protocols ...string) func(context.Context, string, string) (net.Conn, error) {
-	config := &tls.Config{ServerName: serverName, NextProtos: protocols, InsecureSkipVerify: true} //nolint:gosec // see above
+	config := e.tlsConfig(serverName, protocols...)
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		raw, err := e.Dial(ctx)
+		c, _, err := e.shakeHands(ctx, config)
 		if err != nil {
 			return nil, err
 		}
-		c := tls.Client(raw, config)
-		limited, cancel := context.WithTimeout(ctx, e.config.ConnectTimeout)
-		defer cancel()
-		if err := c.HandshakeContext(limited); err != nil {
-			raw.Close()
-			if ctx.Err() == nil {
-				e.Failed()
-			}
-			return nil, &DialError{e.address, err}
-		}
 		return c, nil
 	}
+}
+
+// tlsConfig is for backends. Their certificate is their own affair: the proxy reaches pods by address and has no name
+// to hold it against.
+func (e *Endpoint) tlsConfig(serverName string, protocols ...string) *tls.Config {
+	return &tls.Config{ServerName: serverName, NextProtos: protocols, InsecureSkipVerify: true} //nolint:gosec // see above
+}
+
+// shakeHands connects with TLS. The handshake counts as a part of the connect: until it is done nothing was sent, so
+// another endpoint may be tried.
+func (e *Endpoint) shakeHands(ctx context.Context, config *tls.Config) (c *tls.Conn, raw net.Conn, err error) {
+	raw, err = e.Dial(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	c = tls.Client(raw, config)
+	limited, cancel := context.WithTimeout(ctx, e.config.ConnectTimeout)
+	defer cancel()
+	if err := c.HandshakeContext(limited); err != nil {
+		raw.Close()
+		if ctx.Err() == nil {
+			e.Failed()
+		}
+		return nil, nil, &DialError{e.address, err}
+	}
+	return c, raw, nil
 }
 
 // ownFault says that a connect failed for want of something here, which says nothing about the endpoint.

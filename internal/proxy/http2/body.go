@@ -1,4 +1,4 @@
-package nethttp
+package http2
 
 import (
 	"errors"

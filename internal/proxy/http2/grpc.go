@@ -1,4 +1,4 @@
-package nethttp
+package http2
 
 import (
 	"math"
@@ -19,12 +19,12 @@ func isGRPC(r *http.Request) bool {
 
 // grpcLate says that the client's own time limit for a gRPC call has passed. Servers keep to it, too, by resetting the
 // stream, which says less than the client would have found out by itself a moment later.
-func (x *exchange) grpcLate() bool {
-	if !isGRPC(x.r) {
+func (c *carrier) grpcLate() bool {
+	if !isGRPC(c.r) {
 		return false
 	}
-	limit, ok := grpcTimeout(x.r.Header.Get("Grpc-Timeout"))
-	return ok && time.Since(x.begun) >= limit
+	limit, ok := grpcTimeout(c.r.Header.Get("Grpc-Timeout"))
+	return ok && time.Since(c.Begun) >= limit
 }
 
 // grpcTimeout reads a grpc-timeout header: up to eight digits and a unit.

@@ -1,4 +1,4 @@
-package nethttp_test
+package http1_test
 
 import (
 	"context"
@@ -12,8 +12,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/http1"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
-	"github.com/tulle-mesh/tulle/internal/proxy/nethttp"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 )
 
@@ -21,7 +22,7 @@ import (
 func TestPanicCostsOneConnection(t *testing.T) {
 	r := prometheus.NewRegistry()
 	var broken atomic.Bool
-	s := nethttp.New(nethttp.Config{
+	s := http1.New(http1.Config{Mesh: &exchange.Mesh{
 		Table: func() *route.Table {
 			if broken.Load() {
 				panic("bug")
@@ -29,7 +30,7 @@ func TestPanicCostsOneConnection(t *testing.T) {
 			return &route.Table{}
 		},
 		Meter: meter.New(meter.Config{Registerer: r}), Log: slog.New(slog.DiscardHandler),
-	})
+	}})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()

@@ -1,8 +1,8 @@
-// Package nethttp serves HTTP ports on net/http: HTTP/1.1, HTTP/2 with prior knowledge on the same port, and upgrades.
-// Hosts, paths and bodies pass unchanged; hop-by-hop fields end here.
+// Package http2 serves HTTP/2 with prior knowledge, and speaks for HTTP/1 clients to endpoints that want HTTP/2 or TLS,
+// by net/http's server and transports. Hosts, paths and bodies pass unchanged; hop-by-hop fields end here.
 //
 // A Server owns the goroutines of its connections; Run returns after they ended.
-package nethttp
+package http2
 
 import (
 	"bytes"
@@ -14,25 +14,21 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
-	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 )
 
 // Config is what a Server needs; the numbers' zero values mean the defaults.
 type Config struct {
-	Table func() *route.Table
-	Meter *meter.Meter
-	Log   *slog.Logger
+	Mesh *exchange.Mesh
 
-	HeaderTimeout  time.Duration // for a request's head; default 10 s
+	HeaderTimeout  time.Duration // for a connection's settings; default 10 s
 	IdleTimeout    time.Duration // between requests of a connection; default 60 s
-	UpgradeIdle    time.Duration // of upgraded connections, for ports that don't say otherwise; default 1 h
 	MaxHeaderBytes int           // of a request's head; default 64 KiB
 	DrainIdle      time.Duration // how long connections without a request live on when draining; default 20 s
 }
@@ -43,8 +39,7 @@ type Server struct {
 	http     *http.Server
 	conns    *handover
 	draining atomic.Bool
-	open     atomic.Int64 // connections that were not upgraded
-	upgraded drain.Active
+	open     atomic.Int64 // connections
 
 	mu       sync.Mutex
 	ended    bool           // guarded by mu
@@ -55,7 +50,6 @@ type Server struct {
 func New(c Config) *Server {
 	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, 10*time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
-	c.UpgradeIdle = cmp.Or(c.UpgradeIdle, time.Hour)
 	c.MaxHeaderBytes = cmp.Or(c.MaxHeaderBytes, 64<<10)
 	c.DrainIdle = cmp.Or(c.DrainIdle, 20*time.Second)
 	s := &Server{config: c, conns: newHandover()}
@@ -67,7 +61,7 @@ func New(c Config) *Server {
 		MaxHeaderBytes:               max(c.MaxHeaderBytes-4096, 1), // net/http adds 4 KiB
 		ConnContext:                  connContext,
 		ConnState:                    s.connState,
-		ErrorLog:                     log.New(errorLog{c.Log}, "", 0),
+		ErrorLog:                     log.New(errorLog{c.Mesh.Log}, "", 0),
 		Protocols:                    new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			// It takes sixteen streams that nobody reads to stall the others of their connection.
@@ -75,17 +69,14 @@ func New(c Config) *Server {
 			MaxReceiveBufferPerStream:     256 << 10,
 		},
 	}
-	s.http.Protocols.SetHTTP1(true)
 	s.http.Protocols.SetUnencryptedHTTP2(true)
 	return s
 }
 
-// Serve takes over a connection that was accepted for b. It waits for Run to take it.
-func (s *Server) Serve(c *net.TCPConn, b *route.Binding) {
-	// net/http waits for the first bytes without a limit when it has to tell HTTP/2 from HTTP/1.
-	// A failure means that the connection is closed.
-	_ = c.SetReadDeadline(time.Now().Add(s.config.HeaderTimeout))
-	s.conns.give(&conn{TCPConn: c, binding: b})
+// Serve takes over a connection that was accepted for b, of which begun, a part of the preface, was read. It waits for
+// Run to take it.
+func (s *Server) Serve(c *net.TCPConn, begun []byte, b *route.Binding) {
+	s.conns.give(&conn{TCPConn: c, begun: begun, binding: b})
 }
 
 // Run serves until ctx ends; all connections are closed then.
@@ -94,7 +85,6 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 	err := s.http.Serve(s.conns)
 	<-ctx.Done() // Serve returns when draining begins; its connections go on
-	s.upgraded.Cut()
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
@@ -115,9 +105,8 @@ func (s *Server) begin() bool {
 	return !s.ended
 }
 
-// Drain asks all connections to end: by Connection: close on HTTP/1, GOAWAY on HTTP/2. An idle HTTP/1 connection is
-// closed only after it was idle for a while, as a request may be on its way. It returns when all have ended, or cuts
-// them when ctx ends and returns drain.ErrCut.
+// Drain asks all connections to end by a GOAWAY, those without a request after a while. It returns when all have ended,
+// or cuts them when ctx ends and returns drain.ErrCut.
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	idle := time.NewTimer(s.config.DrainIdle)
@@ -136,31 +125,34 @@ func (s *Server) Drain(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		s.http.Close()
-		err = drain.ErrCut
+		return drain.ErrCut
 	}
-	return cmp.Or(err, s.upgraded.Drain(ctx))
+	return nil
 }
 
-// conn remembers what its listener stood for when it was accepted.
+// conn remembers what its listener stood for when it was accepted, and what was read of it.
 type conn struct {
 	*net.TCPConn
+	begun   []byte
 	binding *route.Binding
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	if len(c.begun) == 0 {
+		return c.TCPConn.Read(p) //nolint:wrapcheck // it is the connection
+	}
+	n := copy(p, c.begun)
+	c.begun = c.begun[n:]
+	return n, nil
 }
 
 type connKey struct{}
 
-// client is what is known of a connection.
-type client struct {
-	binding *route.Binding
-	conn    *net.TCPConn
-	addr    netip.Addr
-}
-
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	own := c.(*conn)
-	info := &client{binding: own.binding, conn: own.TCPConn}
+	info := &exchange.Client{Binding: c.(*conn).binding}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		info.addr = a.AddrPort().Addr().Unmap()
+		info.Addr = a.AddrPort().Addr().Unmap()
+		info.Text = info.Addr.String()
 	}
 	return context.WithValue(ctx, connKey{}, info)
 }
@@ -170,12 +162,12 @@ func (s *Server) connState(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		n = 1
-	case http.StateClosed, http.StateHijacked:
+	case http.StateClosed:
 		n = -1
 	}
 	if n != 0 {
 		s.open.Add(int64(n))
-		s.config.Meter.HTTPConnections(n)
+		s.config.Mesh.Meter.HTTPConnections(n)
 	}
 }
 

@@ -1,4 +1,4 @@
-package nethttp
+package http2
 
 import (
 	"net/http"
@@ -8,18 +8,18 @@ import (
 )
 
 // refuse answers the request with a reason. Nothing may have been sent to the client.
-func (x *exchange) refuse(r refusal.Reason) {
-	x.reason = r
+func (c *carrier) refuse(r refusal.Reason) {
+	c.Reason, c.begun = r, true
 	a := r.Answer()
-	h := x.w.Header()
+	h := c.w.Header()
 	h[refusal.Header] = []string{string(r)}
-	if isGRPC(x.r) {
+	if isGRPC(c.r) {
 		// gRPC clients read the status from what they take for trailers.
 		h["Content-Type"] = []string{"application/grpc"}
 		h["Grpc-Status"] = []string{strconv.Itoa(a.GRPC)}
 		h["Grpc-Message"] = []string{"tulle: " + a.Text}
-		x.status = http.StatusOK
-		x.w.WriteHeader(x.status)
+		c.Status = http.StatusOK
+		c.w.WriteHeader(c.Status)
 		return
 	}
 	text := "tulle: " + a.Text + " (" + string(r) + ")\n"
@@ -28,8 +28,8 @@ func (x *exchange) refuse(r refusal.Reason) {
 	if r == refusal.ConnectMethod {
 		h["Allow"] = []string{""}
 	}
-	x.status = a.Status
-	x.w.WriteHeader(x.status)
-	n, _ := x.w.Write([]byte(text)) // to a client that went away
-	x.sent += int64(n)
+	c.Status = a.Status
+	c.w.WriteHeader(c.Status)
+	n, _ := c.w.Write([]byte(text)) // to a client that went away
+	c.Out += int64(n)
 }

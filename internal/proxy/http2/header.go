@@ -1,4 +1,4 @@
-package nethttp
+package http2
 
 import (
 	"net/http"
@@ -29,35 +29,18 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
-// upgrade returns the protocol that the request asks to switch to, empty if it doesn't. HTTP/2 is no protocol to switch
-// to: who wants it begins with it.
-func upgrade(h http.Header) string {
-	if !httpguts.HeaderValuesContainsToken(h["Connection"], "Upgrade") {
-		return ""
-	}
-	protocol := h.Get("Upgrade")
-	if strings.EqualFold(protocol, "h2c") {
-		return ""
-	}
-	return protocol
-}
-
 // requestHeader makes the header that is sent to the endpoint.
-func (x *exchange) requestHeader(upgrade string) http.Header {
-	h := x.r.Header.Clone()
+func (c *carrier) requestHeader() http.Header {
+	h := c.r.Header.Clone()
 	trailers := httpguts.HeaderValuesContainsToken(h["Te"], "trailers")
 	removeHopByHop(h)
 	if trailers {
 		h["Te"] = []string{"trailers"} // gRPC servers insist on it
 	}
-	if upgrade != "" {
-		h["Connection"] = []string{"Upgrade"}
-		h["Upgrade"] = []string{upgrade}
-	}
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = []string{""} // none is added
 	}
-	forwarded := x.client.addr.String()
+	forwarded := c.Client.Text
 	if before := h["X-Forwarded-For"]; len(before) > 0 {
 		forwarded = strings.Join(before, ", ") + ", " + forwarded
 	}
@@ -65,8 +48,8 @@ func (x *exchange) requestHeader(upgrade string) http.Header {
 	if _, ok := h["X-Forwarded-Proto"]; !ok {
 		h["X-Forwarded-Proto"] = []string{"http"}
 	}
-	if _, ok := h["X-Forwarded-Host"]; !ok && x.r.Host != "" {
-		h["X-Forwarded-Host"] = []string{x.r.Host}
+	if _, ok := h["X-Forwarded-Host"]; !ok && c.r.Host != "" {
+		h["X-Forwarded-Host"] = []string{c.r.Host}
 	}
 	return h
 }

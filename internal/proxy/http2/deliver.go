@@ -1,4 +1,4 @@
-package nethttp
+package http2
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 // deliver passes an endpoint's answer on to the client.
 func (f *forwarding) deliver(resp *http.Response) {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		f.switchProtocols(resp)
+		f.refuse(refusal.UpgradeFailed) // nobody asked
 		return
 	}
 	if resp.StatusCode < 200 {
@@ -25,8 +25,8 @@ func (f *forwarding) deliver(resp *http.Response) {
 	}
 	h := f.w.Header()
 	announced := f.responseHeader(h, resp)
-	f.status = resp.StatusCode
-	f.w.WriteHeader(f.status)
+	f.Status, f.begun = resp.StatusCode, true
+	f.w.WriteHeader(f.Status)
 	if err := f.copyBody(resp); err != nil {
 		f.breakOff(h, err)
 		return
@@ -72,12 +72,12 @@ func (e *brokenError) Unwrap() error { return e.err }
 func (f *forwarding) breakOff(h http.Header, err error) {
 	var broken *brokenError
 	if errors.As(err, &broken) && f.r.Context().Err() == nil {
-		f.reason = refusal.UpstreamFailed
+		f.Reason = refusal.UpstreamFailed
 		if errors.Is(context.Cause(f.out.Context()), errTimeout) || f.grpcLate() {
-			f.reason = refusal.Timeout
+			f.Reason = refusal.Timeout
 		}
 		if isGRPC(f.r) {
-			a := f.reason.Answer()
+			a := f.Reason.Answer()
 			h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(a.GRPC)}
 			h[http.TrailerPrefix+"Grpc-Message"] = []string{"tulle: " + a.Text}
 			return
@@ -111,14 +111,14 @@ func (f *forwarding) copyBody(resp *http.Response) error {
 			if _, err := f.w.Write(buffer[:n]); err != nil {
 				return err //nolint:wrapcheck // the client is gone: nobody reads it
 			}
-			f.sent += int64(n)
+			f.Out += int64(n)
 		}
 		switch {
 		case err == io.EOF:
 			return nil
 		case err != nil:
 			return &brokenError{err}
-		case n > 0 && (resp.ContentLength < 0 || f.sent < resp.ContentLength):
+		case n > 0 && (resp.ContentLength < 0 || f.Out < resp.ContentLength):
 			if err := rc.Flush(); err != nil {
 				return err //nolint:wrapcheck // as above
 			}

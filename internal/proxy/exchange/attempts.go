@@ -1,0 +1,99 @@
+package exchange
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
+)
+
+// maxConnects bounds how many endpoints are tried to connect to for one request.
+const maxConnects = 5
+
+// ErrNoEndpoint says that the backend has nobody to send a request to.
+var ErrNoEndpoint = errors.New("no endpoint is ready")
+
+// Carrier sends a request to endpoints.
+type Carrier interface {
+	// Attempt sends the request to an endpoint. Without an error the answer was passed on, as far as it came.
+	// An *upstream.DialError says that nothing was sent.
+	Attempt(e *upstream.Endpoint) error
+	// Stopped says that no other attempt is of use: time is up, or the client is gone.
+	Stopped() bool
+	// Bodyless says that the request has no body, of which a part might be lost.
+	Bodyless() bool
+}
+
+// Forward tries endpoints of the chosen backend until one answers, and returns the last error if none did.
+func (x *Exchange) Forward(c Carrier) error {
+	e := x.Backend.Endpoints.Pick()
+	if e == nil {
+		return ErrNoEndpoint
+	}
+	err := x.attempt(c, e)
+	if err == nil {
+		return nil
+	}
+	return x.again(c, e, err)
+}
+
+func (x *Exchange) attempt(c Carrier, e *upstream.Endpoint) error {
+	x.Attempts++
+	x.Endpoint = e
+	e.Begin()
+	defer e.End()
+	err := c.Attempt(e)
+	if err != nil && errors.As(err, new(*upstream.DialError)) {
+		x.Mesh.Meter.ConnectFailed()
+	}
+	return err //nolint:wrapcheck // the carrier says what it did
+}
+
+// again is what is done after the first attempt failed: another endpoint if nothing was sent, and as many further
+// attempts as the service asks for at what may be repeated.
+func (x *Exchange) again(c Carrier, e *upstream.Endpoint, err error) error {
+	tried := []*upstream.Endpoint{e}
+	repeats := 0
+	for {
+		failedConnect := errors.As(err, new(*upstream.DialError))
+		switch {
+		case c.Stopped():
+			return err
+		case failedConnect && len(tried) < maxConnects && x.Backend.Endpoints.Pick(tried...) != nil:
+		case repeats < x.Port.RetryAttempts && (failedConnect || c.Bodyless() && x.idempotent()):
+			repeats++
+		default:
+			return err
+		}
+		x.Mesh.Meter.Retried()
+		e := x.Backend.Endpoints.Pick(tried...)
+		if e == nil && repeats > 0 {
+			e = x.Backend.Endpoints.Pick() // there is no other
+		}
+		if e == nil {
+			return ErrNoEndpoint
+		}
+		if err = x.attempt(c, e); err == nil {
+			return nil
+		}
+		tried = append(tried, e)
+	}
+}
+
+// idempotent says that doing it twice does what doing it once does (RFC 9110, 9.2.2).
+func (x *Exchange) idempotent() bool {
+	switch x.Method {
+	case http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return x.Safe()
+}
+
+// Safe says that the request's method changes nothing (RFC 9110, 9.2.1).
+func (x *Exchange) Safe() bool {
+	switch x.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,144 @@
+// Package exchange is what the mesh does with an HTTP request, whatever version of HTTP carries it: where it goes, how
+// often it is tried, and how it is counted and logged. Reading and writing messages is for the packages that use it.
+//
+// An Exchange belongs to one goroutine.
+package exchange
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
+)
+
+// Mesh is what all exchanges of a proxy share.
+type Mesh struct {
+	Table func() *route.Table
+	Meter *meter.Meter
+	Log   *slog.Logger
+}
+
+// Client is the other end of a connection.
+type Client struct {
+	Binding *route.Binding // what the listener stood for when the connection was accepted
+	Addr    netip.Addr
+	Text    string       // Addr as text
+	Counted *meter.Cache // nil if the client's requests are counted by several goroutines
+}
+
+// Exchange is one request and its response.
+type Exchange struct {
+	Mesh   *Mesh
+	Client *Client
+	Begun  time.Time
+
+	// Request is what the request is judged by. Its strings are valid as long as the exchange lasts.
+	route.Request
+	Protocol string // "HTTP/1.1"
+	// Target is what endpoints are asked for, in origin form: the path with the query, byte for byte as the client sent it
+	// unless somebody calls SetPath.
+	Target string
+
+	// What was decided, as far as it got.
+	Caller   *route.Caller
+	Port     *route.Port
+	Route    *route.Route
+	Backend  *route.Backend
+	Endpoint *upstream.Endpoint
+	Attempts int
+
+	// How it ended.
+	Status  int // that the client got; 0 if it went away before
+	Reason  refusal.Reason
+	In, Out int64 // bytes of the bodies
+}
+
+// SetTarget sets Target, and Path, which is a part of it.
+func (x *Exchange) SetTarget(target string) {
+	x.Target, x.Path = target, target
+	if i := strings.IndexByte(target, '?'); i >= 0 {
+		x.Path = target[:i]
+	}
+}
+
+// SetPath replaces the path that is forwarded: whoever judges another form of a path must forward that form.
+func (x *Exchange) SetPath(path string) {
+	x.Target = path + x.Target[len(x.Path):]
+	x.Path = path
+}
+
+// Decide chooses the backend, or says why there is none.
+func (x *Exchange) Decide() refusal.Reason {
+	table := x.Mesh.Table()
+	x.Caller = table.Callers[x.Client.Addr]
+	var reason refusal.Reason
+	if x.Port, reason = table.HTTPPort(x.Client.Binding, x.Host); reason != "" {
+		return reason
+	}
+	if x.Method == http.MethodConnect {
+		return refusal.ConnectMethod
+	}
+	if x.Route = x.Port.Match(&x.Request); x.Route == nil {
+		return refusal.NoRoute
+	}
+	if x.Backend = x.Route.Next(); x.Backend == nil {
+		return refusal.NoBackend
+	}
+	return ""
+}
+
+// ServerName is what TLS backends are asked for: the Service's name as pods know it.
+func (x *Exchange) ServerName() string {
+	namespace, name, _ := strings.Cut(x.Backend.Service, "/")
+	return name + "." + namespace + ".svc"
+}
+
+// End counts and logs the exchange.
+func (x *Exchange) End() {
+	p := meter.Peers{}
+	if x.Caller != nil {
+		p.SourceNamespace, p.SourceWorkload = x.Caller.Namespace, x.Caller.Workload
+	}
+	if x.Port != nil {
+		p.Namespace, p.Service, p.Port = x.Port.Service.Namespace, x.Port.Service.Short, x.Port.Number
+	}
+	if x.Backend != nil {
+		p.Backend = x.Backend.Service
+	}
+	took := time.Since(x.Begun)
+	m := x.Mesh.Meter
+	m.Request(x.Client.Counted, meter.Exchange{Peers: p, Status: x.Status, Duration: took, In: x.In, Out: x.Out})
+	if x.Reason != "" {
+		m.Refused("http", p.Namespace, p.Service, x.Reason)
+	}
+	if m.Logs() {
+		m.Log(x.entry(p, took))
+	}
+}
+
+func (x *Exchange) entry(p meter.Peers, took time.Duration) *meter.Entry {
+	e := &meter.Entry{
+		Time: x.Begun, Protocol: x.Protocol, Client: x.Client.Text,
+		SourceNamespace: p.SourceNamespace, SourceWorkload: p.SourceWorkload,
+		Namespace: p.Namespace, Service: p.Service, Port: p.Port, Backend: p.Backend,
+		Method: x.Method, Host: x.Host, Path: x.Path,
+		Status: x.Status, Reason: string(x.Reason), BytesIn: x.In, BytesOut: x.Out,
+		Seconds: took.Seconds(), Attempts: x.Attempts,
+	}
+	if x.Caller != nil {
+		e.SourcePod = x.Caller.Pod
+	}
+	if x.Route != nil {
+		e.Split = x.Route.Split
+	}
+	if x.Endpoint != nil {
+		e.Endpoint = x.Endpoint.Address()
+	}
+	return e
+}

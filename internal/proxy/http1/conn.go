@@ -1,0 +1,368 @@
+package http1
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
+)
+
+// conn is a connection from a client. It belongs to the goroutine that serves it; what others touch says so.
+type conn struct {
+	server  *Server
+	tcp     *net.TCPConn
+	raw     syscall.RawConn
+	client  exchange.Client
+	counted meter.Cache
+
+	in    []byte // what was read and is not done with: the request's head, and what is behind it
+	head  int    // length of the head
+	inErr error
+	first bool // nothing was served yet
+
+	x        exchange.Exchange
+	request  request
+	response response
+	reqBody  source // from the client
+	toUp     sink
+	upBody   source // from the endpoint
+	toClient sink
+	answer   []byte // what was read of the endpoint's answer
+	heard    bool   // there was something
+	upErr    error
+	pumped   chan struct{} // the body's own goroutine has ended
+	pumping  bool
+	bodyErr  error // why the request's body could not be read, known once pumped
+
+	begun   bool // the answer's head was sent
+	closing bool // this request is the last one
+	linger  bool // the client may still be sending
+	over    bool // the connection is not ours any more, or of no use
+
+	phase atomic.Int64                  // see setPhase; shared with the sweeper
+	up    atomic.Pointer[upstream.Conn] // what interrupt interrupts
+	cause atomic.Int32                  // why the exchange was interrupted
+
+	mu     sync.Mutex // held by interrupt
+	seq    uint64     // of the exchange; guarded by mu
+	cancel context.CancelFunc
+
+	readIn, readAnswer func(fd uintptr) bool
+}
+
+// The causes of interruptions.
+const (
+	timeout   int32 = iota + 1 // the service's time limit
+	gone                       // the client has reset the connection
+	badBody                    // the request's body can't be read to its end
+	closed                     // the server ends
+	cancelled                  // by the fallback
+)
+
+func newConn(s *Server, tcp *net.TCPConn, b *route.Binding) *conn {
+	c := &conn{server: s, tcp: tcp, first: true}
+	c.client = exchange.Client{Binding: b, Counted: &c.counted}
+	if a, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
+		c.client.Addr = a.AddrPort().Addr().Unmap()
+		c.client.Text = c.client.Addr.String()
+	}
+	c.readIn = func(fd uintptr) (done bool) {
+		c.in, c.inErr, done = readFirst(fd, smallBuffer)
+		return done
+	}
+	c.readAnswer = func(fd uintptr) (done bool) {
+		c.answer, c.upErr, done = readFirst(fd, largeBuffer)
+		return done
+	}
+	c.phase.Store(s.now() + int64(s.config.HeaderTimeout))
+	return c
+}
+
+func (c *conn) serve() {
+	defer c.leave()
+	defer c.recover()
+	var err error
+	if c.raw, err = c.tcp.SyscallConn(); err != nil {
+		return
+	}
+	for c.next() && c.exchange() {
+	}
+	if c.linger && !c.over {
+		c.lingerOn()
+	}
+}
+
+func (c *conn) leave() {
+	c.server.leave(c)
+	if !c.over {
+		c.tcp.Close()
+	}
+}
+
+// recover ends a panic: it costs the connection.
+func (c *conn) recover() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	c.server.panicked(p, debug.Stack())
+	c.interrupt(closed)
+	c.x.Reason = refusal.Internal
+	if !c.begun && !c.over && c.x.Mesh != nil {
+		c.closing = true
+		c.refuse(refusal.Internal)
+	}
+	if c.x.Mesh != nil {
+		c.x.End()
+	}
+}
+
+// A phase is a positive time at which a wait for the client ends, or the negative time since when the connection is
+// busy. Times are the server's.
+const (
+	expired  = math.MinInt64 // the wait has ended
+	phaseEnd = math.MaxInt64 // later than any wait's end
+)
+
+// setPhase begins the next phase. It is false if the one before had ended, and the connection with it.
+func (c *conn) setPhase(p int64) bool { return c.phase.Swap(p) != expired }
+
+// expire ends a wait that should end before now.
+func (c *conn) expire(now int64) {
+	if p := c.phase.Load(); p > 0 && p < now && c.phase.CompareAndSwap(p, expired) {
+		_ = c.tcp.SetReadDeadline(past) // fails on a connection that is closed
+	}
+}
+
+// past is a deadline that ends what is waiting.
+var past = time.Unix(1, 0)
+
+// preface is what HTTP/2 begins with (RFC 9113, 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// next reads the head of the next request. It is false when there is none; what had to be said about that was said.
+func (c *conn) next() bool {
+	seen := -1         // how much of a head that is not whole was looked at
+	waiting := c.first // a connection's first head has its time limit from the beginning
+	for {
+		if len(c.in) > 0 {
+			if c.first && c.perhapsHTTP2() {
+				if len(c.in) >= len(preface) {
+					c.handOver()
+					return false
+				}
+			} else if done, ok := c.parse(&seen); done {
+				return ok
+			}
+			if !waiting && !c.setPhase(c.server.now()+int64(c.server.config.HeaderTimeout)) {
+				return false
+			}
+			waiting = true
+		}
+		if err := c.more(); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) && len(c.in) > 0 {
+				c.refuseHead(refusal.HeadTimeout)
+			}
+			return false
+		}
+	}
+}
+
+// perhapsHTTP2 says that what was read is HTTP/2's preface as far as it goes.
+func (c *conn) perhapsHTTP2() bool {
+	n := min(len(c.in), len(preface))
+	return string(c.in[:n]) == preface[:n]
+}
+
+// parse reads the head if it is whole. A head that comes in pieces is not gone through again for each of them.
+func (c *conn) parse(seen *int) (done, ok bool) {
+	l := &c.server.limits
+	if before := *seen; before >= 0 {
+		*seen = len(c.in)
+		end, err := headEnd(c.in, before)
+		if err != nil {
+			c.refuseHead(refusal.BadRequest)
+			return true, false
+		}
+		if end == 0 && len(c.in) <= l.Head && (before > l.Line || len(c.in) <= l.Line) {
+			return false, false
+		}
+	}
+	*seen = len(c.in)
+	n, err := c.request.parse(c.in, *l)
+	if err != nil {
+		c.refuseHead(reasonOf(err))
+		return true, false
+	}
+	c.head = n
+	return n > 0, n > 0
+}
+
+// more waits for more of a head. No buffer is held while there is nothing.
+func (c *conn) more() error {
+	if c.in == nil {
+		if err := c.raw.Read(c.readIn); err != nil {
+			return err //nolint:wrapcheck // says all
+		}
+		return c.inErr
+	}
+	if len(c.in) == cap(c.in) {
+		b := takeBuffer(2 * cap(c.in))[:len(c.in)]
+		copy(b, c.in)
+		freeBuffer(c.in)
+		c.in = b
+	}
+	n, err := c.tcp.Read(c.in[len(c.in):cap(c.in)])
+	c.in = c.in[:len(c.in)+n]
+	if n > 0 {
+		return nil
+	}
+	return err //nolint:wrapcheck // says all
+}
+
+// readFirst reads what there is into a buffer of its own; it is not done if that is nothing.
+func readFirst(fd uintptr, size int) (b []byte, err error, done bool) { //nolint:revive // done belongs last
+	b = takeBuffer(size)
+	var n int
+	for {
+		n, err = syscall.Read(int(fd), b)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	if n > 0 {
+		return b[:n], nil, true
+	}
+	freeBuffer(b)
+	switch err {
+	case nil:
+		return nil, io.EOF, true
+	case syscall.EAGAIN:
+		return nil, nil, false
+	}
+	return nil, err, true
+}
+
+// begin makes ready for an exchange.
+func (c *conn) begin() {
+	s := c.server
+	c.x = exchange.Exchange{Mesh: s.config.Mesh, Client: &c.client, Begun: time.Now(), Protocol: "HTTP/1.1"}
+	c.begun, c.bodyErr, c.toUp, c.toClient = false, nil, sink{}, sink{}
+	c.cause.Store(0)
+	c.closing = c.request.close || s.draining.Load() || c.client.Binding.Closed.Load()
+}
+
+// exchange serves the request that was read. It is false if that was the connection's last.
+func (c *conn) exchange() bool {
+	c.begin()
+	if !c.setPhase(-int64(c.x.Begun.Sub(c.server.start)) - 1) {
+		return false
+	}
+	c.first = false
+	x, r := &c.x, &c.request
+	x.Method, x.Host = method(r.method), view(r.host)
+	x.Values = r.Values
+	if r.minor == 0 {
+		x.Protocol = "HTTP/1.0"
+	}
+	x.SetTarget(view(r.target))
+	c.reqBody.begin(c.tcp, r.body, c.in, c.head)
+	if reason := x.Decide(); reason != "" {
+		c.refuse(reason)
+	} else {
+		c.forward()
+	}
+	return c.end()
+}
+
+// end counts the exchange and makes ready for the next request.
+func (c *conn) end() bool {
+	c.x.In += c.toUp.sent
+	c.x.Out += c.toClient.sent
+	c.x.End()
+	if c.closing || c.over {
+		c.linger = c.linger || !c.reqBody.ended.Load()
+		c.reqBody.free()
+		freeBuffer(c.in)
+		c.in = nil
+		return false
+	}
+	rest := c.reqBody.rest()
+	if len(rest) == 0 {
+		freeBuffer(c.in)
+		c.in = nil
+	} else {
+		if cap(c.in) < len(rest) {
+			freeBuffer(c.in)
+			c.in = takeBuffer(len(rest))
+		}
+		c.in = c.in[:copy(c.in[:cap(c.in)], rest)]
+	}
+	c.reqBody.free()
+	return c.setPhase(c.server.now() + int64(c.server.config.IdleTimeout))
+}
+
+// handOver gives a connection that speaks HTTP/2 to those who do.
+func (c *conn) handOver() {
+	if !c.setPhase(-1) {
+		return
+	}
+	c.server.leave(c)
+	begun := bytes.Clone(c.in)
+	freeBuffer(c.in)
+	c.in, c.over = nil, true
+	c.server.config.HTTP2(c.tcp, begun, c.client.Binding)
+}
+
+// lingerTimeout is how long what a client still sends is read and thrown away after the last answer: closing at once
+// would reset the connection, and the answer might be lost with it (RFC 9112, 9.6).
+const (
+	lingerTimeout = 5 * time.Second
+	lingerBytes   = 1 << 20
+)
+
+func (c *conn) lingerOn() {
+	if c.tcp.CloseWrite() != nil || c.tcp.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+		return
+	}
+	b := takeBuffer(largeBuffer)
+	defer freeBuffer(b)
+	for read := 0; read < lingerBytes; {
+		n, err := c.tcp.Read(b)
+		if err != nil {
+			return
+		}
+		read += n
+	}
+}
+
+// method returns a method as a string, without a copy for those that are usual.
+func method(b []byte) string {
+	switch string(b) {
+	case "GET":
+		return "GET"
+	case "POST":
+		return "POST"
+	case "HEAD":
+		return "HEAD"
+	case "PUT":
+		return "PUT"
+	case "DELETE":
+		return "DELETE"
+	}
+	return string(b)
+}

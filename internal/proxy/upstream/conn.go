@@ -1,0 +1,145 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Conn is a connection to an endpoint that carries one HTTP/1 exchange at a time. It belongs to who took it.
+type Conn struct {
+	net.Conn
+	TCP  *net.TCPConn // the connection itself, nil if there is TLS on it
+	Kept bool         // it has carried an exchange before
+	key  poolKey
+
+	raw   syscall.RawConn
+	since time.Duration // when it became idle, since the set's start
+	quiet bool          // found by peek
+	peek  func(fd uintptr) bool
+}
+
+// kept are an endpoint's idle connections.
+type kept struct {
+	mu    sync.Mutex
+	conns []*Conn // the one that was used last comes last; guarded by mu
+	timer *time.Timer
+	armed bool
+}
+
+// Take returns an idle connection, the one that was used last; nil if there is none.
+func (e *Endpoint) Take(p HTTPProtocol, serverName string) *Conn {
+	key := keyOf(p, serverName)
+	e.kept.mu.Lock()
+	defer e.kept.mu.Unlock()
+	list := e.kept.conns
+	for i := len(list) - 1; i >= 0; i-- {
+		if c := list[i]; c.key == key {
+			copy(list[i:], list[i+1:])
+			list[len(list)-1] = nil
+			e.kept.conns = list[:len(list)-1]
+			return c
+		}
+	}
+	return nil
+}
+
+// Open makes a new connection for HTTP/1. Its errors are *DialError.
+func (e *Endpoint) Open(ctx context.Context, p HTTPProtocol, serverName string) (*Conn, error) {
+	out := &Conn{key: keyOf(p, serverName)}
+	if p == TLS1 {
+		c, raw, err := e.shakeHands(ctx, e.tlsConfig(serverName, "http/1.1"))
+		if err != nil {
+			return nil, err
+		}
+		out.Conn = c
+		return out.watched(raw), nil
+	}
+	c, err := e.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out.Conn, out.TCP = c, c.(*net.TCPConn)
+	return out.watched(c), nil
+}
+
+func (c *Conn) watched(raw net.Conn) *Conn {
+	// Without it the connection counts as closed as soon as it is idle.
+	c.raw, _ = raw.(syscall.Conn).SyscallConn()
+	c.peek = func(fd uintptr) bool {
+		c.quiet = quiet(fd)
+		return true
+	}
+	return c
+}
+
+// Quiet says that the other end has neither closed the connection nor said something, as far as is known here.
+func (c *Conn) Quiet() bool {
+	c.quiet = false
+	return c.raw != nil && c.raw.Read(c.peek) == nil && c.quiet
+}
+
+// Raw is the socket, for waits that need no buffer.
+func (c *Conn) Raw() syscall.RawConn { return c.raw }
+
+// Keep gives back a connection that is ready for another exchange.
+func (e *Endpoint) Keep(c *Conn) {
+	if !e.keep(c) {
+		c.Close()
+	}
+}
+
+func (e *Endpoint) keep(c *Conn) bool {
+	k := &e.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if e.retired.Load() || len(k.conns) >= e.config.MaxIdle {
+		return false
+	}
+	c.Kept, c.since = true, e.config.since()
+	k.conns = append(k.conns, c)
+	if !k.armed {
+		k.armed = true
+		if k.timer == nil {
+			k.timer = time.AfterFunc(e.reapEvery(), e.reap)
+		} else {
+			k.timer.Reset(e.reapEvery())
+		}
+	}
+	return true
+}
+
+func (e *Endpoint) reapEvery() time.Duration { return max(e.config.IdleTimeout/4, time.Millisecond) }
+
+// reap closes connections that were idle for too long, or that the endpoint has closed.
+func (e *Endpoint) reap() {
+	k := &e.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := e.config.since()
+	still := k.conns[:0]
+	for _, c := range k.conns {
+		if now-c.since < e.config.IdleTimeout && c.Quiet() {
+			still = append(still, c)
+		} else {
+			c.Close()
+		}
+	}
+	clear(k.conns[len(still):])
+	k.conns = still
+	if k.armed = len(still) > 0; k.armed {
+		k.timer.Reset(e.reapEvery())
+	}
+}
+
+func (k *kept) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.conns {
+		c.Close()
+	}
+	clear(k.conns)
+	k.conns = k.conns[:0]
+}
