@@ -61,10 +61,8 @@ type Exchange struct {
 
 // SetTarget sets Target, and Path, which is a part of it.
 func (x *Exchange) SetTarget(target string) {
-	x.Target, x.Path = target, target
-	if i := strings.IndexByte(target, '?'); i >= 0 {
-		x.Path = target[:i]
-	}
+	x.Target = target
+	x.Path, _, _ = strings.Cut(target, "?")
 }
 
 // SetPath replaces the path that is forwarded: whoever judges another form of a path must forward that form.

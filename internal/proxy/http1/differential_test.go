@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/textproto"
 	"net/url"
 	"strings"
 	"testing"
@@ -70,6 +71,17 @@ func endToEnd(h http.Header) http.Header {
 	return h
 }
 
+// connectionOf puts back the Connection field, which net/http takes out of answers.
+func connectionOf(h http.Header, b []byte) http.Header {
+	r := textproto.NewReader(bufio.NewReader(bytes.NewReader(b)))
+	if _, err := r.ReadLine(); err == nil {
+		if all, err := r.ReadMIMEHeader(); err == nil {
+			h["Connection"] = all["Connection"]
+		}
+	}
+	return h
+}
+
 // theirs is net/http's reading of a request.
 func theirs(b []byte) (*reading, error) {
 	r := bufio.NewReaderSize(bytes.NewReader(b), len(b)+16)
@@ -83,7 +95,7 @@ func theirs(b []byte) (*reading, error) {
 	}
 	rest, _ := io.ReadAll(r)
 	return &reading{
-		fmt.Sprintf("%s %s %s", req.Method, origin(req.RequestURI), req.Host), endToEnd(req.Header), string(data), req.Trailer, string(rest),
+		fmt.Sprintf("%s %s %s", req.Method, origin(req.RequestURI), strings.ToLower(req.Host)), endToEnd(req.Header), string(data), req.Trailer, string(rest),
 	}, nil
 }
 
@@ -266,7 +278,7 @@ func theirAnswer(b []byte, head bool) (*reading, error) {
 		return nil, err
 	}
 	rest, _ := io.ReadAll(r)
-	return &reading{fmt.Sprint(resp.StatusCode), endToEnd(resp.Header), string(data), resp.Trailer, string(rest)}, nil
+	return &reading{fmt.Sprint(resp.StatusCode), endToEnd(connectionOf(resp.Header, b)), string(data), resp.Trailer, string(rest)}, nil
 }
 
 // What is parsed must not depend on how it arrives.
@@ -330,4 +342,3 @@ func FuzzTarget(f *testing.F) {
 		}
 	})
 }
-

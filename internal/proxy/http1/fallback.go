@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -75,9 +76,9 @@ func (c *conn) endFallback(w *writer, b *requestBody) {
 	p := recover()
 	w.free()
 	c.toClient.sent = 0 // counted by who forwarded
-	switch {
-	case p == nil:
-	case p == http.ErrAbortHandler: //nolint:errorlint // net/http compares it this way, too
+	switch p {
+	case nil:
+	case http.ErrAbortHandler:
 		c.closing, c.linger = true, false
 		if c.toClient.framed == untilClose {
 			_ = c.tcp.SetLinger(0) // an orderly end would make it whole
@@ -116,9 +117,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 			break
 		}
 		if s.ended.Load() {
-			for name, values := range s.chunks.trailers.header() {
-				b.trailer[name] = values
-			}
+			maps.Copy(b.trailer, s.chunks.trailers.header())
 			return 0, io.EOF
 		}
 		if err := s.fill(); err != nil {

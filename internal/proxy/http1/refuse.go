@@ -10,8 +10,7 @@ import (
 
 // reasonOf names what is wrong with a request.
 func reasonOf(err error) refusal.Reason {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		switch e.Status {
 		case http.StatusRequestURITooLong:
 			return refusal.TargetTooLong

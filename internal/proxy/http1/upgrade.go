@@ -100,7 +100,7 @@ func (t *tunnel) carry(dst, src net.Conn, count *int64) {
 				return
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if half, ok := dst.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
 				t.cut()
 			}

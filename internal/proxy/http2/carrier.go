@@ -95,7 +95,7 @@ func (c *carrier) end() {
 		}
 	}
 	c.settle()
-	c.Exchange.End()
+	c.End()
 	if p != nil {
 		panic(p)
 	}

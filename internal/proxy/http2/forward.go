@@ -22,7 +22,7 @@ import (
 func (c *carrier) forward(ctx context.Context) {
 	f := c.newForwarding(ctx)
 	defer f.early.stop()
-	if err := c.Exchange.Forward(f); err != nil {
+	if err := c.Forward(f); err != nil {
 		c.fail(ctx, err)
 	}
 }

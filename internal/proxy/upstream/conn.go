@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -35,8 +36,8 @@ func (e *Endpoint) Take(p HTTPProtocol, serverName string) *Conn {
 	e.kept.mu.Lock()
 	defer e.kept.mu.Unlock()
 	list := e.kept.conns
-	for i := len(list) - 1; i >= 0; i-- {
-		if c := list[i]; c.key == key {
+	for i, c := range slices.Backward(list) {
+		if c.key == key {
 			copy(list[i:], list[i+1:])
 			list[len(list)-1] = nil
 			e.kept.conns = list[:len(list)-1]
