@@ -358,6 +358,31 @@ func TestLongBodies(t *testing.T) {
 	}
 }
 
+// An endpoint that answers before it has all of a request gets no other one on that connection, where it would take it
+// for the rest of the first.
+func TestEarlyAnswersCostTheConnection(t *testing.T) {
+	m := start(t)
+	connections := make(chan struct{}, 10)
+	front := m.serve("web", httpPort, rawServer(t, func(c net.Conn) {
+		connections <- struct{}{}
+		r := bufio.NewReader(c)
+		for {
+			if _, err := readHead(r); err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, ok)
+		}
+	}))
+	for range 3 {
+		c := dialRaw(t, front)
+		c.say(post1 + "Expect: 100-continue\r\nContent-Length: 100\r\n\r\n")
+		if resp, body := c.answer("POST"); body != "ok" || !resp.Close {
+			t.Errorf("%s %v %q", resp.Status, resp.Header, body)
+		}
+		within(t, connections, "connection of its own")
+	}
+}
+
 // A request's body that breaks off is not made whole, and costs nobody else's connection.
 func TestBodiesThatBreakOff(t *testing.T) {
 	m := start(t)

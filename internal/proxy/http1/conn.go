@@ -34,19 +34,20 @@ type conn struct {
 	inErr error
 	first bool // nothing was served yet
 
-	x        exchange.Exchange
-	request  request
-	response response
-	reqBody  source // from the client
-	toUp     sink
-	upBody   source // from the endpoint
-	toClient sink
-	answer   []byte // what was read of the endpoint's answer
-	heard    bool   // there was something
-	upErr    error
-	pumped   chan struct{} // the body's own goroutine has ended
-	pumping  bool
-	bodyErr  error // why the request's body could not be read, known once pumped
+	x          exchange.Exchange
+	request    request
+	response   response
+	reqBody    source // from the client
+	toUp       sink
+	upBody     source // from the endpoint
+	toClient   sink
+	answer     []byte // what was read of the endpoint's answer
+	heard      bool   // there was something
+	upErr      error
+	pumped     chan struct{} // the body's own goroutine has ended
+	pumping    bool
+	pumpFailed bool  // known once pumped
+	bodyErr    error // why the request's body could not be read, known once pumped
 
 	begun   bool // the answer's head was sent
 	closing bool // this request is the last one

@@ -229,7 +229,7 @@ func (c *conn) carry(e *upstream.Endpoint, up *upstream.Conn) error {
 	freeBuffer(c.answer)
 	c.answer, c.heard = nil, false
 	defer func() {
-		c.endPump(up, reusable)
+		reusable = c.endPump(up) && reusable
 		// Who interrupted has taken the connection, and may still be about to set its deadline.
 		if own := c.up.Swap(nil) != nil; own && reusable && !c.over {
 			e.Keep(up)
@@ -297,10 +297,10 @@ func (c *conn) send(up *upstream.Conn) error {
 
 // readHead reads the next head from the endpoint and returns its length.
 func (c *conn) readHead(up *upstream.Conn) (int, error) {
-	for {
+	for seen := 0; ; {
 		if len(c.answer) > 0 {
 			c.heard = true
-			n, err := c.response.parse(c.answer, responseLimits)
+			n, err := c.parseAnswer(&seen)
 			if n > 0 || err != nil {
 				return n, err
 			}
@@ -309,6 +309,18 @@ func (c *conn) readHead(up *upstream.Conn) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// parseAnswer reads a head if it is whole. One that comes in pieces is not gone through again for each of them.
+func (c *conn) parseAnswer(seen *int) (int, error) {
+	before := *seen
+	*seen = len(c.answer)
+	if before > 0 && len(c.answer) <= responseLimits.Head {
+		if end, err := headEnd(c.answer, before); end == 0 || err != nil {
+			return 0, err
+		}
+	}
+	return c.response.parse(c.answer, responseLimits)
 }
 
 // readMore reads more of the answer. No buffer is held while there is nothing.
@@ -368,7 +380,7 @@ func (c *conn) deliver(up *upstream.Conn, n int) (reusable bool, err error) {
 			framed = untilClose
 		}
 	}
-	c.closing = c.closing || !c.reqBody.ended.Load()
+	c.closing = c.closing || !c.reqBody.ended.Load() || c.server.draining.Load() || c.client.Binding.Closed.Load()
 	c.upBody.begin(up.Conn, body, c.answer, n)
 	c.upBody.own = true // the head is not needed once it was rewritten
 	c.answer = nil
@@ -391,7 +403,7 @@ func (c *conn) startPump() {
 	if c.pumped == nil {
 		c.pumped = make(chan struct{}, 1)
 	}
-	c.pumping = true
+	c.pumping, c.pumpFailed = true, false
 	go c.pump()
 }
 
@@ -400,32 +412,47 @@ func (c *conn) pump() {
 	defer func() {
 		if p := recover(); p != nil {
 			c.server.panicked(p, nil)
-			c.bodyErr = errRequestBody
+			c.pumpFailed, c.bodyErr = true, errRequestBody
 			c.interrupt(badBody)
 		}
 	}()
 	err := c.toUp.pass(&c.reqBody)
-	if err == nil || errors.As(err, new(sinkError)) {
+	if err == nil {
+		return
+	}
+	c.pumpFailed = true
+	if errors.As(err, new(sinkError)) {
 		return // an endpoint that takes no more may have said why
 	}
 	c.bodyErr = err
 	c.interrupt(badBody)
 }
 
-// endPump waits for the body's goroutine. An answer that came before all of the body ends it.
-func (c *conn) endPump(up *upstream.Conn, reusable bool) {
+// lastWrite is how long an endpoint that has answered may take to read the end of the request.
+const lastWrite = time.Second
+
+// endPump waits for the body's goroutine, and says whether all of the request reached the endpoint. An answer that came
+// before all of the body was there ends it.
+func (c *conn) endPump(up *upstream.Conn) (whole bool) {
 	if !c.pumping {
-		return
+		return c.reqBody.ended.Load()
 	}
 	c.pumping = false
-	if !reusable || !c.reqBody.ended.Load() {
-		_ = up.SetWriteDeadline(past) // fails on a connection that is closed
-		if !c.reqBody.ended.Load() {
-			c.closing, c.linger = true, true
-			_ = c.tcp.SetReadDeadline(past)
-		}
+	select {
+	case <-c.pumped: // the usual case
+		return !c.pumpFailed
+	default:
 	}
+	if c.reqBody.ended.Load() {
+		_ = up.SetWriteDeadline(time.Now().Add(lastWrite)) // it fails on a connection that is closed, as do the others
+		<-c.pumped
+		return !c.pumpFailed && up.SetWriteDeadline(time.Time{}) == nil
+	}
+	c.closing, c.linger = true, true
+	_ = up.SetWriteDeadline(past)
+	_ = c.tcp.SetReadDeadline(past)
 	<-c.pumped
+	return false
 }
 
 // writeFailed says that moving bytes between two connections failed on the side that they were written to.
