@@ -17,7 +17,7 @@ PACKAGES   := ./...
 LINT_VERSION := $(shell sed -n 's/^.*golangci-lint\/v2 \(v[^ ]*\).*/\1/p' integration/tools/go.mod)
 LINT       := $(CACHE)/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build images test lint format generate check unit e2e demo demo-cluster cluster bench soak fuzz
+.PHONY: help build images test lint format generate check unit e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,7 +28,7 @@ build: ## build bin/tulle, bin/tulle-controller and bin/tulle-proxy
 images: ## write the container images (OCI indexes for amd64 and arm64) to dist/images
 	integration/images.sh '$(VERSION)'
 
-test: lint check unit e2e ## everything but soak: lint, generated files, unit, golden, standalone, and e2e where it can run
+test: lint check unit fuzz-brief e2e ## everything but soak: lint, generated files, a minute of fuzzing, unit, golden, standalone, and e2e where it can run
 
 unit: ## unit, golden and standalone tests
 	go test $(PACKAGES)
@@ -61,11 +61,17 @@ demo-cluster: build ## the same on an embedded Kubernetes (Linux, root)
 cluster: ## start an embedded Kubernetes and print its KUBECONFIG (Linux, root; ^C removes it)
 	go run ./integration/cmd/cluster
 
-bench: ## benchmarks of the packages
+bench: ## benchmarks of the packages, and CPU per request beside nginx, if it is installed
 	go test -run '^$$' -bench . -benchmem $(PACKAGES)
+	go run ./integration/bench
+	go run ./integration/bench -access-log
+	go run ./integration/bench -size 65536
 
 soak: ## what takes too long for `make test`
 	TULLE_SOAK=1 integration/e2e.sh
+
+fuzz-brief: ## the parsers of HTTP/1 for a minute
+	FUZZTIME=15s integration/fuzz.sh internal/proxy/http1
 
 fuzz: ## every fuzz target for FUZZTIME each (default 60s)
 	integration/fuzz.sh

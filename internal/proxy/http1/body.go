@@ -227,7 +227,7 @@ func (s *sink) pass(from *source) error {
 }
 
 // spliceFrom is the length of a rest from which on the kernel moves it between the sockets.
-const spliceFrom = 48 << 10
+const spliceFrom = 16 << 10
 
 // splice lets the kernel move the rest of a body between two plain connections, if that is worth it.
 func (s *sink) splice(from *source) (done bool, err error) {

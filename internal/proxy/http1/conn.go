@@ -62,7 +62,9 @@ type conn struct {
 	seq    uint64     // of the exchange; guarded by mu
 	cancel context.CancelFunc
 
+	// Made once, as making them takes memory.
 	readIn, readAnswer func(fd uintptr) bool
+	values             func(name string) []string
 }
 
 // The causes of interruptions.
@@ -89,6 +91,7 @@ func newConn(s *Server, tcp *net.TCPConn, b *route.Binding) *conn {
 		c.answer, c.upErr, done = readFirst(fd, largeBuffer)
 		return done
 	}
+	c.values = c.request.Values
 	c.phase.Store(s.now() + int64(s.config.HeaderTimeout))
 	return c
 }
@@ -276,7 +279,7 @@ func (c *conn) exchange() bool {
 	c.first = false
 	x, r := &c.x, &c.request
 	x.Method, x.Host = method(r.method), view(r.host)
-	x.Values = r.Values
+	x.Values = c.values
 	if r.minor == 0 {
 		x.Protocol = "HTTP/1.0"
 	}
