@@ -3,7 +3,6 @@ package meter
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"sync"
@@ -63,15 +62,18 @@ func NewAccessLog(out io.Writer) *AccessLog {
 
 func (l *AccessLog) droppedTotal() prometheus.Collector { return l.dropped }
 
+// lines are buffers in which entries are encoded before the log is locked.
+var lines = sync.Pool{New: func() any { return new([]byte) }}
+
 // Write adds an entry. It never waits for the reader. A nil log takes nothing.
 func (l *AccessLog) Write(e *Entry) {
 	if l == nil {
 		return
 	}
-	line, err := json.Marshal(e)
-	if err != nil {
-		return // an Entry has nothing that can't be encoded
-	}
+	scratch := lines.Get().(*[]byte)
+	defer lines.Put(scratch)
+	line := e.append((*scratch)[:0])
+	*scratch = line
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.pending.Len()+len(line) >= maxPending {
@@ -79,7 +81,6 @@ func (l *AccessLog) Write(e *Entry) {
 		return
 	}
 	l.pending.Write(line)
-	l.pending.WriteByte('\n')
 	if l.pending.Len() >= flushSize {
 		select {
 		case l.wake <- struct{}{}:
