@@ -56,7 +56,7 @@ var roles = map[string]func(ctx context.Context, args []string) error{
 		}
 		p := &httputil.ReverseProxy{
 			Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: args[0]}); r.SetXForwarded() },
-			Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true},
+			Transport: &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true},
 		}
 		return (&http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second}).Serve(l) //nolint:wrapcheck // says all
 	},
@@ -180,7 +180,7 @@ http {
   client_body_temp_path %[1]s; proxy_temp_path %[1]s; fastcgi_temp_path %[1]s; uwsgi_temp_path %[1]s; scgi_temp_path %[1]s;
   keepalive_requests 1000000000;
   tcp_nodelay on;
-  upstream web { server %[2]s; keepalive 256; keepalive_requests 1000000000; }
+  upstream web { server %[2]s; keepalive 1024; keepalive_requests 1000000000; }
   server {
     listen %[3]s;
     location / {

@@ -26,7 +26,7 @@ type Config struct {
 	HeaderTimeout  time.Duration // for a request's head; default 10 s
 	IdleTimeout    time.Duration // between requests of a connection; default 60 s
 	UpgradeIdle    time.Duration // of upgraded connections, for ports that don't say otherwise; default 1 h
-	DrainIdle      time.Duration // how long connections without a request live on when draining; default 5 s
+	DrainIdle      time.Duration // how long connections without a request live on when draining; default 20 s
 	MaxLine        int           // of a request's first line; default 8 KiB
 	MaxHeaderBytes int           // of a request's head; default 64 KiB
 	MaxFields      int           // of a request's head; default 200
@@ -53,7 +53,7 @@ func New(c Config) *Server {
 	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, 10*time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, time.Minute)
 	c.UpgradeIdle = cmp.Or(c.UpgradeIdle, time.Hour)
-	c.DrainIdle = cmp.Or(c.DrainIdle, 5*time.Second)
+	c.DrainIdle = cmp.Or(c.DrainIdle, 20*time.Second)
 	s := &Server{config: c, start: time.Now(), conns: map[*conn]struct{}{}}
 	s.limits = Limits{
 		Line: cmp.Or(c.MaxLine, 8<<10), Head: cmp.Or(c.MaxHeaderBytes, 64<<10), Fields: cmp.Or(c.MaxFields, 200),

@@ -17,7 +17,7 @@ import (
 type Config struct {
 	ConnectTimeout time.Duration // of a connect, and of a TLS handshake; default 3 s
 	IdleTimeout    time.Duration // of a pooled connection; default 30 s
-	MaxIdle        int           // pooled connections per endpoint; default 256
+	MaxIdle        int           // pooled connections per endpoint; default 1,024
 	Penalty        time.Duration // how long an endpoint that could not be connected to is passed over; default 1 s
 
 	start time.Time
@@ -46,7 +46,7 @@ type Set struct {
 func NewSet(c Config) *Set {
 	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 3*time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 30*time.Second)
-	c.MaxIdle = cmp.Or(c.MaxIdle, 256)
+	c.MaxIdle = cmp.Or(c.MaxIdle, 1024)
 	c.Penalty = cmp.Or(c.Penalty, time.Second)
 	c.start = time.Now()
 	return &Set{config: c, groups: map[Key]*Group{}, services: map[string][]Key{}, endpoints: map[identity]*Endpoint{}}
