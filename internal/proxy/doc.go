@@ -3,7 +3,8 @@
 //
 // A Proxy routes by one immutable table behind an atomic pointer. Apply compiles what changed and swaps the pointer;
 // listeners, upstream pools, health and live connections outlive it. The protocols are served by sub-packages:
-// nethttp (HTTP/1.1, h2c, upgrades), tcp and udp; route decides, balance and upstream choose endpoints, refusal names
+// nethttp (HTTP/1.1, h2c, upgrades), tcp and udp; route decides, balance and upstream choose endpoints, policy says who may
+// call them, refusal names
 // the reasons, meter counts and logs.
 //
 // Apply may be called by one goroutine at a time. Run owns all goroutines and returns after they ended.

@@ -15,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/nethttp"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 	"github.com/tulle-mesh/tulle/internal/proxy/udp"
@@ -36,6 +37,7 @@ type Config struct {
 	UDPIdle        time.Duration // of UDP flows, for ports that don't say otherwise; default 30 s
 	MaxFlows       int           // UDP flows at a time, of all services; default 8,192
 	DrainIdle      time.Duration // how long HTTP connections without a request live on when draining; default 20 s
+	IdentityWait   time.Duration // how long a call waits for who its caller is; default 5 s, negative: not at all
 	Upstream       upstream.Config
 }
 
@@ -44,6 +46,7 @@ type Proxy struct {
 	config Config
 	meter  *meter.Meter
 	set    *upstream.Set
+	gate   *policy.Gate
 	http   *nethttp.Server
 	tcp    *tcp.Server
 	udp    *udp.Server
@@ -83,12 +86,17 @@ func New(c Config) *Proxy {
 		endpoints: map[string]*configv1.Endpoints{}, open: map[socket]claim{}, changed: make(chan struct{}),
 	})
 	table := func() *route.Table { return p.now.Load().table }
+	current := func() (*route.Table, <-chan struct{}) {
+		s := p.now.Load()
+		return s.table, s.changed
+	}
+	p.gate = policy.New(policy.Config{Current: current, Meter: p.meter, Log: c.Log, Wait: c.IdentityWait})
 	p.http = nethttp.New(nethttp.Config{
-		Table: table, Meter: p.meter, Log: c.Log, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle,
+		Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle,
 		UpgradeIdle: c.TCPIdle, MaxHeaderBytes: c.MaxHeaderBytes, DrainIdle: c.DrainIdle,
 	})
-	p.tcp = tcp.New(tcp.Config{Table: table, Meter: p.meter, Log: c.Log, IdleTimeout: c.TCPIdle})
-	p.udp = udp.New(udp.Config{Table: table, Meter: p.meter, Log: c.Log, IdleTimeout: c.UDPIdle, MaxFlows: c.MaxFlows})
+	p.tcp = tcp.New(tcp.Config{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, IdleTimeout: c.TCPIdle})
+	p.udp = udp.New(udp.Config{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, IdleTimeout: c.UDPIdle, MaxFlows: c.MaxFlows})
 	p.listeners = newListeners()
 	return p
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
@@ -85,6 +86,10 @@ type settings struct {
 	Assign                                   string // "dedicated", "shared", "standalone"; empty: no unit has an address
 	Proxies                                  []shadow.Proxy
 	InSlices                                 []string
+	Expires                                  metav1.Time
+	AccessDefault, AccessMinimum             string
+	TrustTargetRefs                          bool
+	TrustDomain, ReasonDetail                string
 	Show                                     []string // the resources that out.yaml shows, e.g. "Service shop/web"; empty: all
 }
 
@@ -146,9 +151,10 @@ func (f *fixture) run(t *testing.T) (problems, out string) {
 		WatchNamespaces: s.Watch, IgnoreNamespaces: s.Ignore, MeshNamespace: "tulle-system",
 		DefaultMode: topology.Protocol(s.DefaultMode), ForeignPods: s.ForeignPods,
 		AllowedEndpoints: s.AllowedEndpoints, PodCIDRs: s.PodCIDRs, ServiceCIDRs: s.ServiceCIDRs,
+		AccessDefault: topology.AccessMode(s.AccessDefault), AccessMinimum: topology.AccessMode(s.AccessMinimum), TrustTargetRefs: s.TrustTargetRefs,
 	}
 	topo, found := topology.Build(config, f.objects(t))
-	common, err := proxyconfig.Build(proxyconfig.Config{Zones: s.Zones, ClusterDomain: s.ClusterDomain, DNSBypass: s.DNSBypass}, topo, f.assigned(topo))
+	common, err := proxyconfig.Build(proxyconfig.Config{Zones: s.Zones, ClusterDomain: s.ClusterDomain, DNSBypass: s.DNSBypass, TrustDomain: s.TrustDomain, ReasonDetail: s.ReasonDetail}, topo, f.assigned(topo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +162,7 @@ func (f *fixture) run(t *testing.T) (problems, out string) {
 	for _, pod := range s.InSlices {
 		inSlices[pod] = true
 	}
-	own, err := proxyconfig.Proxies(topo, s.Proxies, inSlices)
+	own, err := proxyconfig.Proxies(topo, proxyconfig.Own{Proxies: s.Proxies, InSlices: inSlices, Expires: s.Expires.Time})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,6 +224,10 @@ func (f *fixture) objects(t *testing.T) topology.Resources {
 			r.Pods, err = appended(r.Pods, raw, err)
 		case "Node":
 			r.Nodes, err = appended(r.Nodes, raw, err)
+		case "Namespace":
+			r.Namespaces, err = appended(r.Namespaces, raw, err)
+		case "ServiceAccount":
+			r.ServiceAccounts, err = appended(r.ServiceAccounts, raw, err)
 		default:
 			t.Fatalf("unknown kind %q", head.Kind)
 		}
@@ -229,7 +239,7 @@ func (f *fixture) objects(t *testing.T) topology.Resources {
 	return r
 }
 
-func appended[T corev1.Service | discoveryv1.EndpointSlice | corev1.Pod | corev1.Node](list []*T, raw []byte, err error) ([]*T, error) {
+func appended[T corev1.Service | discoveryv1.EndpointSlice | corev1.Pod | corev1.Node | corev1.Namespace | corev1.ServiceAccount](list []*T, raw []byte, err error) ([]*T, error) {
 	if err != nil {
 		return nil, err
 	}

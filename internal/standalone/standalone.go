@@ -35,6 +35,7 @@ type Config struct {
 	Zones       []string          // default "mesh"
 	DNSAddress  netip.AddrPort    // default 127.0.0.1:15353, or any free port if that is taken
 	DefaultMode topology.Protocol // default HTTP
+	Access      topology.AccessMode // of namespaces that say nothing; default off
 	Proxy       proxy.Config      // the data plane's own settings
 	Loopback    files.Loopback
 }

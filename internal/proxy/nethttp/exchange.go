@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
@@ -23,8 +24,9 @@ type exchange struct {
 	client *client
 	begun  time.Time
 	body   *requestBody
-	target string // as sent, in origin form: the path with the query
-	path   string // as sent, without the query
+	target string // in origin form, the path with the query: as sent, or canonical if a route judged it so
+	path   string // without the query
+	logged string // the path as sent
 
 	caller   *route.Caller
 	port     *route.Port
@@ -35,6 +37,7 @@ type exchange struct {
 
 	status int // sent to the client
 	reason refusal.Reason
+	audit  access.Reason // why access control would have refused it
 	sent   int64 // bytes of the response's body
 }
 
@@ -49,6 +52,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{server: s, w: w, r: r, begun: time.Now(), client: r.Context().Value(connKey{}).(*client)}
 	x.target = target(r)
 	x.path, _, _ = strings.Cut(x.target, "?")
+	x.logged = x.path
 	x.body = newRequestBody(w, r)
 	defer x.end()
 	if s.draining.Load() || x.client.binding.Closed.Load() {
@@ -71,6 +75,12 @@ func (x *exchange) serve() {
 	switch {
 	case x.r.Method == http.MethodConnect:
 		x.refuse(refusal.ConnectMethod)
+		return
+	case !x.agrees():
+		x.refuse(refusal.BadRequest)
+		return
+	case x.port.JudgesPaths && !x.canonicalise():
+		x.refuse(refusal.BadPath)
 		return
 	case !x.passable():
 		x.refuse(refusal.BadRequest)
@@ -158,8 +168,8 @@ func (x *exchange) entry(p meter.Peers, took time.Duration) *meter.Entry {
 		Time: x.begun, Protocol: x.r.Proto, Client: x.client.addr.String(),
 		SourceNamespace: p.SourceNamespace, SourceWorkload: p.SourceWorkload,
 		Namespace: p.Namespace, Service: p.Service, Port: p.Port, Backend: p.Backend,
-		Method: x.r.Method, Host: x.r.Host, Path: x.path,
-		Status: x.status, Reason: string(x.reason), BytesIn: x.body.count.Load(), BytesOut: x.sent,
+		Method: x.r.Method, Host: x.r.Host, Path: x.logged,
+		Status: x.status, Reason: string(x.reason), Audit: string(x.audit), BytesIn: x.body.count.Load(), BytesOut: x.sent,
 		Seconds: took.Seconds(), Attempts: x.attempts,
 	}
 	if x.caller != nil {
@@ -172,6 +182,35 @@ func (x *exchange) entry(p meter.Peers, took time.Duration) *meter.Entry {
 		e.Endpoint = x.endpoint.Address()
 	}
 	return e
+}
+
+// agrees says that all places of the request that name its host name the same one.
+func (x *exchange) agrees() bool {
+	for _, host := range x.r.Header["Host"] { // of HTTP/2, beside :authority
+		if host != x.r.Host {
+			return false
+		}
+	}
+	return true
+}
+
+// canonicalise gives the path its one form; it is false if it has none.
+func (x *exchange) canonicalise() bool {
+	path, ok := access.Canonical(x.path, x.port.EncodedSlash)
+	if !ok {
+		return false
+	}
+	x.target = withQuery(path, x.target)
+	x.path = path
+	return true
+}
+
+// withQuery is a path with the query of a target.
+func withQuery(path, target string) string {
+	if i := strings.IndexByte(target, '?'); i >= 0 {
+		return path + target[i:]
+	}
+	return path
 }
 
 // passable says that the request target can be passed on byte for byte. HTTP/2 lets in what HTTP/1 has no way to say,

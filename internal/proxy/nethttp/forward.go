@@ -15,6 +15,8 @@ import (
 	"time"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/access"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
@@ -96,6 +98,7 @@ type forwarding struct {
 	protocol upstream.HTTPProtocol
 	early    *interim
 	limit    *time.Timer
+	call     policy.Call // of the last attempt
 }
 
 func (x *exchange) newForwarding(ctx context.Context, limit *time.Timer) *forwarding {
@@ -140,14 +143,23 @@ func (x *exchange) protocol(upgrade string) upstream.HTTPProtocol {
 	return upstream.HTTP1
 }
 
-// attempt sends the request to one endpoint. Without an error, the answer was passed on, as far as it came.
+// attempt sends the request to one endpoint, if the caller may call it. Without an error, the request was refused or the
+// answer was passed on, as far as it came.
 func (f *forwarding) attempt(e *upstream.Endpoint) error {
-	f.attempts++
 	f.endpoint = e
+	f.call = f.callOf(e)
+	v := f.server.config.Gate.Judge(f.out.Context(), f.call)
+	if !v.Allow {
+		f.refuse(refusal.Reason(v.Reason))
+		return nil
+	}
+	f.audit = v.Reason
+	f.attempts++
 	e.Begin()
 	defer e.End()
 	out := f.out.WithContext(f.out.Context())
-	out.URL = f.url(e.Address())
+	out.Header = f.headerFor(f.call)
+	out.URL = f.url(e.Address(), v.Path)
 	if !f.body.none() {
 		out.Body = &bodyReader{requestBody: f.body}
 	}
@@ -170,11 +182,35 @@ func (f *forwarding) serverName() string {
 	return name + "." + namespace + ".svc"
 }
 
-// url makes the URL that net/http turns into the request target that the client sent.
-func (f *forwarding) url(address string) *url.URL {
+// callOf is what access control judges.
+func (x *exchange) callOf(e *upstream.Endpoint) policy.Call {
+	return policy.Call{Peer: policy.Peer{Address: x.client.addr}, Port: x.port, Endpoint: e, Request: &access.Request{
+		Method: x.r.Method, Path: x.path, Host: x.r.Host, EncodedSlash: x.port.EncodedSlash,
+		Values: func(name string) []string { return x.r.Header[name] },
+	}}
+}
+
+// headerFor is the header for one endpoint: it says who calls whom.
+func (f *forwarding) headerFor(c policy.Call) http.Header {
+	who := f.server.config.Gate.ClientCertOf(c)
+	if who == "" {
+		return f.out.Header
+	}
+	h := maps.Clone(f.out.Header) // an attempt that failed may still be reading it
+	h[policy.ClientCert] = []string{who}
+	return h
+}
+
+// url makes the URL that net/http turns into the request target that the client sent, or into the path that was judged in
+// its place.
+func (f *forwarding) url(address, judged string) *url.URL {
 	u := &url.URL{Scheme: "http", Host: address}
 	if f.protocol == upstream.TLS || f.protocol == upstream.TLS1 {
 		u.Scheme = "https"
+	}
+	if judged != "" {
+		u.Opaque = withQuery(judged, f.target)
+		return u
 	}
 	if !strings.HasPrefix(f.target, "//") {
 		u.Opaque = f.target // goes out byte for byte

@@ -2,10 +2,13 @@ package nethttp
 
 import (
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 )
 
 // hopByHop are the fields that concern one connection only (RFC 9110, 7.6.1), and the obsolete ones of that kind that
@@ -47,6 +50,11 @@ func (x *exchange) requestHeader(upgrade string) http.Header {
 	h := x.r.Header.Clone()
 	trailers := httpguts.HeaderValuesContainsToken(h["Te"], "trailers")
 	removeHopByHop(h)
+	for name := range h {
+		if policy.IsOwn(name) {
+			delete(h, name)
+		}
+	}
 	if trailers {
 		h["Te"] = []string{"trailers"} // gRPC servers insist on it
 	}
@@ -62,6 +70,9 @@ func (x *exchange) requestHeader(upgrade string) http.Header {
 		forwarded = strings.Join(before, ", ") + ", " + forwarded
 	}
 	h["X-Forwarded-For"] = []string{forwarded}
+	if before := h["Forwarded"]; len(before) > 0 {
+		h["Forwarded"] = []string{strings.Join(before, ", ") + ", for=" + node(x.client.addr) + ";proto=http"}
+	}
 	if _, ok := h["X-Forwarded-Proto"]; !ok {
 		h["X-Forwarded-Proto"] = []string{"http"}
 	}
@@ -69,4 +80,12 @@ func (x *exchange) requestHeader(upgrade string) http.Header {
 		h["X-Forwarded-Host"] = []string{x.r.Host}
 	}
 	return h
+}
+
+// node is how the field Forwarded writes an address (RFC 7239, section 6).
+func node(a netip.Addr) string {
+	if a.Is4() {
+		return a.String()
+	}
+	return `"[` + a.String() + `]"`
 }

@@ -21,12 +21,14 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 )
 
 // Config is what a Server needs; the numbers' zero values mean the defaults.
 type Config struct {
 	Table func() *route.Table
+	Gate  *policy.Gate
 	Meter *meter.Meter
 	Log   *slog.Logger
 

@@ -44,6 +44,12 @@ func (f *forwarding) switchProtocols(resp *http.Response) {
 		return
 	}
 	defer done()
+	ended, ok := f.server.config.Gate.Watch(f.call, t.cut)
+	if !ok {
+		conn.Close()
+		return
+	}
+	defer ended()
 	resp.Body = nil
 	if err := errors.Join(resp.Write(buffered), buffered.Flush(), conn.SetDeadline(time.Time{})); err != nil {
 		conn.Close()
