@@ -30,7 +30,7 @@ type round struct {
 	version  string // of common
 	perProxy map[string][]configv1.Resource
 	expires  time.Time // of the identities in perProxy
-	news     bool // common or perProxy differ from the round before
+	news     bool      // common or perProxy differ from the round before
 }
 
 // round makes config of the current snapshot and publishes it. If that fails, which is a bug, the config stays what it

@@ -91,9 +91,9 @@ func TestAccessOfHTTP(t *testing.T) {
 	address, heads := recorder(t, ok)
 	front := m.protect("web", httpPort, allow("shop/client", enforce, httpRule), address)
 	for target, want := range map[string]string{
-		"/api/x?q=%2F":            "GET /api/x?q=%2F HTTP/1.1",
-		"//api/./%61":             "GET /api/a HTTP/1.1",
-		"/x/..;a/api?":            "GET /api? HTTP/1.1",
+		"/api/x?q=%2F":               "GET /api/x?q=%2F HTTP/1.1",
+		"//api/./%61":                "GET /api/a HTTP/1.1",
+		"/x/..;a/api?":               "GET /api? HTTP/1.1",
 		"http://web.shop.mesh/%61pi": "GET /api HTTP/1.1",
 	} {
 		if got := outcome(t, front, target); got != "200" {
@@ -507,4 +507,3 @@ func mustRequest(front string) *http.Request {
 	}
 	return r
 }
-

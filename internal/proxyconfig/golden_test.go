@@ -45,10 +45,16 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			f := readFixture(t, archive)
-			problems, out := f.run(t)
+			problems, judged, out := f.run(t)
 			if *update {
-				writeFixture(t, file, archive, problems, out)
+				writeFixture(t, file, archive, problems, judged, out)
 				return
+			}
+			if len(f.calls) > 0 && section(archive, "verdicts") == "" {
+				t.Error("the fixture has calls and no verdicts")
+			}
+			if diff := cmp.Diff(section(archive, "verdicts"), judged); diff != "" {
+				t.Errorf("verdicts (-want +got):\n%s", diff)
 			}
 			if diff := cmp.Diff(section(archive, "problems"), problems); diff != "" {
 				t.Errorf("problems (-want +got):\n%s", diff)
@@ -58,8 +64,8 @@ func TestGolden(t *testing.T) {
 			}
 			for seed := range uint64(5) {
 				f.shuffle(rand.New(rand.NewPCG(seed, 1)))
-				p, o := f.run(t)
-				if diff := cmp.Diff(problems+out, p+o); diff != "" {
+				p, j, o := f.run(t)
+				if diff := cmp.Diff(problems+judged+out, p+j+o); diff != "" {
 					t.Fatalf("another order of the objects changes the result (-first +shuffled):\n%s", diff)
 				}
 			}
@@ -72,6 +78,7 @@ type fixture struct {
 	settings settings
 	core     []json.RawMessage
 	smi      []map[string]any
+	calls    string // that are decided on
 }
 
 // settings are the fixture's config.yaml.
@@ -98,7 +105,7 @@ func readFixture(t *testing.T, a *txtar.Archive) *fixture {
 	if !strings.HasPrefix(string(a.Comment), "# ") {
 		t.Fatal("the head comment does not name a rule")
 	}
-	f := &fixture{}
+	f := &fixture{calls: section(a, "calls")}
 	if err := yaml.UnmarshalStrict([]byte(section(a, "config.yaml")), &f.settings); err != nil {
 		t.Fatalf("config.yaml: %v", err)
 	}
@@ -129,9 +136,12 @@ func section(a *txtar.Archive, name string) string {
 	return ""
 }
 
-func writeFixture(t *testing.T, file string, a *txtar.Archive, problems, out string) {
+func writeFixture(t *testing.T, file string, a *txtar.Archive, problems, judged, out string) {
 	t.Helper()
-	a.Files = slices.DeleteFunc(a.Files, func(f txtar.File) bool { return f.Name == "problems" || f.Name == "out.yaml" })
+	a.Files = slices.DeleteFunc(a.Files, func(f txtar.File) bool { return f.Name == "problems" || f.Name == "out.yaml" || f.Name == "verdicts" })
+	if judged != "" {
+		a.Files = append(a.Files, txtar.File{Name: "verdicts", Data: []byte(judged)})
+	}
 	a.Files = append(a.Files, txtar.File{Name: "problems", Data: []byte(problems)}, txtar.File{Name: "out.yaml", Data: []byte(out)})
 	if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
 		t.Fatal(err)
@@ -144,7 +154,7 @@ func (f *fixture) shuffle(r *rand.Rand) {
 }
 
 // run builds everything and writes it down: one line for each Problem, one YAML document for each resource.
-func (f *fixture) run(t *testing.T) (problems, out string) {
+func (f *fixture) run(t *testing.T) (problems, judged, out string) {
 	t.Helper()
 	s := f.settings
 	config := topology.Config{
@@ -169,7 +179,7 @@ func (f *fixture) run(t *testing.T) (problems, out string) {
 	for _, p := range s.Proxies {
 		common = append(common, own[p.Pod]...)
 	}
-	return problemLines(found), resourceDocs(t, common, s.Show)
+	return problemLines(found), verdicts(t, f.calls, common), resourceDocs(t, common, s.Show)
 }
 
 func problemLines(found []problem.Problem) string {

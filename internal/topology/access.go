@@ -24,7 +24,9 @@ const (
 // AccessLabel on a Namespace sets its mode, on a ServiceAccount raises it.
 const AccessLabel = prefix + "access"
 
-func (m AccessMode) rank() int { return slices.Index([]AccessMode{AccessOff, AccessAudit, AccessEnforce}, m) }
+func (m AccessMode) rank() int {
+	return slices.Index([]AccessMode{AccessOff, AccessAudit, AccessEnforce}, m)
+}
 
 // stronger returns the stronger of two modes.
 func (m AccessMode) stronger(o AccessMode) AccessMode {

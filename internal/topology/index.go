@@ -15,9 +15,9 @@ type index struct {
 	pods     map[netip.Addr]*corev1.Pod            // the pod that has an address of the pod network
 	own      []addressed                           // the pods that claim such addresses
 	all      []*corev1.Pod
-	byName   map[Name]*corev1.Pod                  // of all; made when it is first asked for
-	cluster  map[netip.Addr]refusal                // the API server's, the nodes' and the Services' addresses
-	ranges   prefixSet                             // pod and service ranges
+	byName   map[Name]*corev1.Pod   // of all; made when it is first asked for
+	cluster  map[netip.Addr]refusal // the API server's, the nodes' and the Services' addresses
+	ranges   prefixSet              // pod and service ranges
 	allowed  prefixSet
 }
 

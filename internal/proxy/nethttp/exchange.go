@@ -38,7 +38,7 @@ type exchange struct {
 	status int // sent to the client
 	reason refusal.Reason
 	audit  access.Reason // why access control would have refused it
-	sent   int64 // bytes of the response's body
+	sent   int64         // bytes of the response's body
 }
 
 // errTimeout is the cause of a context that ended with the service's time limit.
