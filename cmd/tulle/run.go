@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,7 @@ func (o *runOptions) mesh(ctx context.Context) (*standalone.Mesh, error) {
 // config checks the flags.
 func (o *runOptions) config() (standalone.Config, error) {
 	c := standalone.Config{
-		Dir: o.dir, Zones: o.zones, DefaultMode: topology.Protocol(o.defaultMode), Access: topology.AccessMode(o.access), Loopback: standalone.DetectLoopback(),
+		Dir: o.dir, Zones: o.zones, DefaultMode: topology.Protocol(o.defaultMode), Access: topology.AccessMode(cmp.Or(o.access, string(topology.AccessOff))), Loopback: standalone.DetectLoopback(),
 		Proxy: proxy.Config{Log: slog.New(slog.NewTextHandler(o.stderr, nil))},
 	}
 	if o.dir == "" {

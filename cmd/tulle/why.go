@@ -51,7 +51,7 @@ The exit code is 0 if the call is allowed and 1 if it is not.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
-	o.clusterOptions.flags(cmd)
+	o.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", `who calls: namespace/serviceaccount, or namespace/pod; "-" is somebody that the mesh does not know`)
 	f.StringVar(&o.to, "to", "", "what is called: name.namespace or a mesh name, with :port if there are several")

@@ -126,12 +126,13 @@ type matchLimit map[smi.Identity]map[string]int
 // admit says whether a grant is within the limit, and counts it if it is.
 func (l matchLimit) admit(g Grant) bool {
 	cost := map[string]int{}
-	ports := fmt.Sprint(g.Port)
+	limits := []any{g.Port}
 	for _, r := range g.Rules {
 		if r.Kind == kindTCP {
-			ports += fmt.Sprint(r.Broken, r.Ports)
+			limits = append(limits, r.Broken, r.Ports)
 		}
 	}
+	ports := fmt.Sprint(limits...)
 	for _, r := range g.Rules {
 		if r.Group != nil && !r.Broken {
 			n := len(r.Matches)

@@ -26,10 +26,6 @@ func (g *Gate) note(table *route.Table, c Call, v access.Verdict) {
 	if !say {
 		return
 	}
-	message := "access denied"
-	if v.Allow {
-		message = "access would be denied"
-	}
 	attrs := []slog.Attr{
 		slog.String("reason", string(v.Reason)), slog.String("protocol", protocolName(c.Port)),
 		slog.String("from", d.from), slog.String("client", c.Peer.Address.String()),
@@ -42,7 +38,11 @@ func (g *Gate) note(table *route.Table, c Call, v access.Verdict) {
 	if left > 0 {
 		attrs = append(attrs, slog.Int("unsaid", left))
 	}
-	g.config.Log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
+	if v.Allow {
+		g.config.Log.LogAttrs(context.Background(), slog.LevelInfo, "access would be denied", attrs...)
+		return
+	}
+	g.config.Log.LogAttrs(context.Background(), slog.LevelInfo, "access denied", attrs...)
 }
 
 func protocolName(p *route.Port) string {

@@ -190,7 +190,7 @@ func (g *Gate) Told(c Call, r refusal.Reason) (refusal.Reason, string) {
 
 func describe(c access.Caller) string {
 	if c.Standing == access.Known || c.Standing == access.Stale {
-		return c.Identity.String()
+		return c.String()
 	}
 	return "nobody known"
 }
