@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,6 +34,10 @@ type options struct {
 	defaultMode                            string
 	endpointsAllow, podCIDRs, serviceCIDRs []string
 	foreignPods                            bool
+
+	accessDefault, accessMinimum, accessReason string
+	trustDomain                                string
+	identityLifetime                           time.Duration
 
 	addressesHTTP, firstHop string
 	settle, overlap         time.Duration
@@ -68,6 +73,12 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.foreignPods, "endpoints-foreign-pods", false, "allow EndpointSlices that point at pods of another namespace")
 	f.StringSliceVar(&o.podCIDRs, "pod-cidrs", nil, "ranges of pods, besides those that nodes publish")
 	f.StringSliceVar(&o.serviceCIDRs, "service-cidrs", nil, "ranges of Services, besides those that the cluster publishes")
+
+	f.StringVar(&o.accessDefault, "access-default", "off", "access control of namespaces that say nothing: off, audit or enforce")
+	f.StringVar(&o.accessMinimum, "access-minimum", "off", "what access control no namespace can fall below: off, audit or enforce")
+	f.StringVar(&o.accessReason, "access-client-reason", "code", "how much clients are told of why access was denied: none, code or full")
+	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of SPIFFE IDs (default: the cluster's domain)")
+	f.DurationVar(&o.identityLifetime, "identity-lifetime", time.Hour, "how long proxies take a pod's address for the pod without hearing so again")
 
 	f.StringVar(&o.addressesHTTP, "addresses-http", "dedicated", "mesh addresses of HTTP services: one for each (dedicated) or one for all (shared)")
 	f.StringVar(&o.firstHop, "first-hop", "prefer-same-node", "how calls get to a proxy: prefer-same-node (with fail-over), or local where the cluster's proxy does not know that")
@@ -125,6 +136,9 @@ func (o *options) complete() (*command, error) {
 	if o.renew >= o.lease || float64(o.retry)*1.2 >= float64(o.renew) {
 		return nil, fmt.Errorf("--lease-duration %s, --lease-renew %s, --lease-retry %s: each must be well below the one before", o.lease, o.renew, o.retry)
 	}
+	if o.identityLifetime < time.Second {
+		return nil, fmt.Errorf("--identity-lifetime %s: want a second at least", o.identityLifetime)
+	}
 	if o.sliceSize < 1 || o.sliceSize > 1000 {
 		return nil, fmt.Errorf("--slice-size %d: want 1 to 1000", o.sliceSize)
 	}
@@ -156,7 +170,13 @@ func (o *options) logger() (*slog.Logger, error) {
 }
 
 func (o *options) names() (proxyconfig.Config, error) {
-	out := proxyconfig.Config{ClusterDomain: o.clusterDomain}
+	out := proxyconfig.Config{ClusterDomain: o.clusterDomain, TrustDomain: strings.ToLower(cmp.Or(o.trustDomain, o.clusterDomain)), ReasonDetail: o.accessReason}
+	if errs := validation.IsDNS1123Subdomain(out.TrustDomain); errs != nil {
+		return out, fmt.Errorf("--trust-domain %q: %s", out.TrustDomain, errs[0])
+	}
+	if !slices.Contains([]string{"none", "code", "full"}, o.accessReason) {
+		return out, fmt.Errorf("--access-client-reason %q: want none, code or full", o.accessReason)
+	}
 	for _, z := range o.zones {
 		z = strings.ToLower(strings.Trim(z, "."))
 		if errs := validation.IsDNS1123Subdomain(z); errs != nil {
@@ -182,6 +202,12 @@ func (o *options) topology() (topology.Config, error) {
 	if tcp {
 		out.DefaultMode = topology.TCP
 	}
+	if out.AccessDefault, err = accessMode("access-default", o.accessDefault); err != nil {
+		return out, err
+	}
+	if out.AccessMinimum, err = accessMode("access-minimum", o.accessMinimum); err != nil {
+		return out, err
+	}
 	if out.AllowedEndpoints, err = prefixes("endpoints-allow", o.endpointsAllow); err != nil {
 		return out, err
 	}
@@ -190,6 +216,14 @@ func (o *options) topology() (topology.Config, error) {
 	}
 	out.ServiceCIDRs, err = prefixes("service-cidrs", o.serviceCIDRs)
 	return out, err
+}
+
+func accessMode(flag, value string) (topology.AccessMode, error) {
+	m := topology.AccessMode(value)
+	if !slices.Contains([]topology.AccessMode{topology.AccessOff, topology.AccessAudit, topology.AccessEnforce}, m) {
+		return "", fmt.Errorf("--%s %q: want off, audit or enforce", flag, value)
+	}
+	return m, nil
 }
 
 // prefixes reads CIDRs; an address is one of its own.

@@ -153,7 +153,7 @@ func (c *command) newLoop() *controller.Controller {
 		Reporter: kube.NewReporter(kube.ReporterConfig{Client: c.clients.Events, Pod: c.podName}),
 		Recorder: &kube.Recorder{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
 		Log:      c.log, Metrics: controller.NewMetrics(c.metrics), Pod: c.podName, Version: version.Version,
-		Quiet: c.quiet, MaxWait: c.maxWait,
+		Quiet: c.quiet, MaxWait: c.maxWait, IdentityLifetime: c.identityLifetime,
 		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
 	})
 }

@@ -24,7 +24,7 @@ type options struct {
 
 	dnsAddress, metricsAddress, healthAddress, adminAddress string
 
-	dnsTTL                                   time.Duration
+	dnsTTL, identityWait                     time.Duration
 	stopWait, stopLag, drainLimit, stopLimit time.Duration
 	hangLimit, hangHardLimit, readyGrace     time.Duration
 
@@ -49,6 +49,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.healthAddress, "health-address", ":15021", "address of /readyz and /healthz")
 	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /config, /status, /version, /first-hop and /debug/pprof; "" = none`)
 	f.DurationVar(&o.dnsTTL, "dns-ttl", 5*time.Second, "how long clients may remember a mesh name's address")
+
+	f.DurationVar(&o.identityWait, "identity-wait", 5*time.Second, "how long a call to a protected workload waits for who its caller is; 0 = not at all")
 
 	f.DurationVar(&o.stopWait, "stop-wait", 20*time.Second, "when stopping: how long at most to wait until the controller says that no mesh address points here")
 	f.DurationVar(&o.stopLag, "stop-lag", 3*time.Second, "when stopping: how long to go on accepting after that, for nodes that learn late")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -30,6 +32,7 @@ type runOptions struct {
 	zones       []string
 	dns         string
 	defaultMode string
+	access      string
 	accessLog   bool
 	stdout      io.Writer
 	stderr      io.Writer
@@ -53,6 +56,7 @@ served; the mesh DNS answers on a loopback port. Identities are simulated, so no
 	cmd.Flags().StringSliceVar(&o.zones, "zones", []string{"mesh"}, "DNS zones of the mesh")
 	cmd.Flags().StringVar(&o.dns, "dns", "", "loopback address and port of the mesh DNS (default 127.0.0.1:15353, or a free port if that is taken)")
 	cmd.Flags().StringVar(&o.defaultMode, "default-mode", "http", "what a TCP port that says nothing carries: http or tcp")
+	cmd.Flags().StringVar(&o.access, "access", "off", "access control of namespaces without the label tulle.dev/access: off, audit or enforce")
 	cmd.Flags().BoolVar(&o.accessLog, "access-log", false, "write a JSON access log to standard output")
 	return cmd
 }
@@ -110,7 +114,7 @@ func (o *runOptions) mesh(ctx context.Context) (*standalone.Mesh, error) {
 // config checks the flags.
 func (o *runOptions) config() (standalone.Config, error) {
 	c := standalone.Config{
-		Dir: o.dir, Zones: o.zones, DefaultMode: topology.Protocol(o.defaultMode), Loopback: standalone.DetectLoopback(),
+		Dir: o.dir, Zones: o.zones, DefaultMode: topology.Protocol(o.defaultMode), Access: topology.AccessMode(cmp.Or(o.access, string(topology.AccessOff))), Loopback: standalone.DetectLoopback(),
 		Proxy: proxy.Config{Log: slog.New(slog.NewTextHandler(o.stderr, nil))},
 	}
 	if o.dir == "" {
@@ -118,6 +122,9 @@ func (o *runOptions) config() (standalone.Config, error) {
 	}
 	if c.DefaultMode != topology.HTTP && c.DefaultMode != topology.TCP {
 		return c, install.WithNext(fmt.Errorf("unknown --default-mode %q", o.defaultMode), "use http or tcp")
+	}
+	if !slices.Contains([]topology.AccessMode{topology.AccessOff, topology.AccessAudit, topology.AccessEnforce}, c.Access) {
+		return c, install.WithNext(fmt.Errorf("unknown --access %q", o.access), "use off, audit or enforce")
 	}
 	if len(o.zones) == 0 {
 		return c, install.WithNext(errors.New("no --zones"), "name at least one DNS zone, e.g. mesh")

@@ -62,6 +62,7 @@ func (w *world) controller() *Controller {
 		ProxyConfig: proxyconfig.Config{Zones: []string{"mesh"}},
 		Source:      w, Publisher: w, Proxies: connections{w}, Writer: w, Reporter: w, Recorder: w,
 		Log: slog.New(slog.DiscardHandler), Pod: "c-1", Version: "v1",
+		IdentityLifetime: 1000 * time.Hour, // renewals are one test's affair
 	})
 }
 

@@ -39,6 +39,8 @@ type Config struct {
 	RecordEvery time.Duration
 	// Avoid is how long a target port that a proxy could not bind is not assigned again (default 10 min).
 	Avoid time.Duration
+	// IdentityLifetime is how long a proxy takes a pod's address for the pod after it was last told so (default 1 h).
+	IdentityLifetime time.Duration
 	// DNS gives the state of the stub domain and what is wrong with it, on the leader; may be nil.
 	DNS func() (*status.DNS, []problem.Problem)
 }
@@ -64,6 +66,7 @@ type Controller struct {
 // New makes a Controller.
 func New(c Config) *Controller {
 	c.Quiet, c.MaxWait = cmp.Or(c.Quiet, 10*time.Millisecond), cmp.Or(c.MaxWait, 100*time.Millisecond)
+	c.IdentityLifetime = cmp.Or(c.IdentityLifetime, time.Hour)
 	c.RecordEvery, c.Avoid = cmp.Or(c.RecordEvery, 2*time.Second), cmp.Or(c.Avoid, 10*time.Minute)
 	if c.Metrics == nil {
 		c.Metrics = NewMetrics(nil)
@@ -106,9 +109,12 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) Ready() bool { return c.latest.Load() != nil }
 
 func (c *Controller) waitChange(ctx context.Context) bool {
+	renewal := time.NewTimer(max(c.untilRenewal(), 100*time.Millisecond)) // not at once again after a round that failed
+	defer renewal.Stop()
 	select {
 	case <-ctx.Done():
 		return false
+	case <-renewal.C:
 	case <-c.Source.Changed():
 	case <-c.Proxies.Changed():
 	case <-c.again:

@@ -413,3 +413,21 @@ func TestProxyKnowsWhetherItIsInSlices(t *testing.T) {
 		}
 	})
 }
+
+// Identities are renewed at half of their life, and no sooner: without that they would end while pods live.
+func TestIdentitiesAreRenewed(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		c := w.run(false)
+		w.services("web")
+		pass(time.Second)
+		expires, published := c.latest.Load().expires, w.times()
+		pass(499 * time.Hour)
+		if w.times() != published {
+			t.Errorf("published %d times before half of the life", w.times()-published)
+		}
+		pass(2 * time.Hour)
+		if got := c.latest.Load().expires.Sub(expires); w.times() != published+1 || got < 499*time.Hour {
+			t.Errorf("published %d times, for another %v", w.times()-published, got)
+		}
+	})
+}

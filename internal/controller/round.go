@@ -29,7 +29,8 @@ type round struct {
 	common   []configv1.Resource
 	version  string // of common
 	perProxy map[string][]configv1.Resource
-	news     bool // common or perProxy differ from the round before
+	expires  time.Time // of the identities in perProxy
+	news     bool      // common or perProxy differ from the round before
 }
 
 // round makes config of the current snapshot and publishes it. If that fails, which is a bug, the config stays what it
@@ -100,15 +101,35 @@ func (c *Controller) makeConfig(r, last *round, sameTopology bool) (err error) {
 		}
 		r.version, r.news = versionOf(r.common), true
 	}
-	if sameTopology && maps.Equal(r.inSlices, last.inSlices) && slices.EqualFunc(r.snapshot.Proxies, last.snapshot.Proxies, sameProxy) {
+	r.expires = c.expiry(last, time.Now())
+	if sameTopology && r.expires.Equal(last.expires) && maps.Equal(r.inSlices, last.inSlices) && slices.EqualFunc(r.snapshot.Proxies, last.snapshot.Proxies, sameProxy) {
 		r.perProxy = last.perProxy
 		return nil
 	}
-	if r.perProxy, err = proxyconfig.Proxies(r.topology, r.snapshot.Proxies, r.inSlices); err != nil {
+	if r.perProxy, err = proxyconfig.Proxies(r.topology, proxyconfig.Own{
+		Proxies: r.snapshot.Proxies, InSlices: r.inSlices, Expires: r.expires,
+	}); err != nil {
 		return fmt.Errorf("build config of proxies: %w", err)
 	}
 	r.news = true
 	return nil
+}
+
+// expiry is when the identities of a round end: those of the last round are renewed at half of their life.
+func (c *Controller) expiry(last *round, now time.Time) time.Time {
+	if last != nil && last.expires.Sub(now) > c.IdentityLifetime/2 {
+		return last.expires
+	}
+	return now.Add(c.IdentityLifetime)
+}
+
+// untilRenewal is how long the identities that were told last need no renewal.
+func (c *Controller) untilRenewal() time.Duration {
+	last := c.latest.Load()
+	if last == nil {
+		return c.IdentityLifetime / 2
+	}
+	return max(time.Until(last.expires)-c.IdentityLifetime/2, 0)
 }
 
 // sameProxy compares what makes a difference to a proxy's config.

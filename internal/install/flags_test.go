@@ -67,7 +67,7 @@ func TestDefaultsAreThoseOfTheFlags(t *testing.T) {
 			if n == "" {
 				n = "1"
 			}
-			defaults[m[1]] = n + map[string]string{"Millisecond": "ms", "Second": "s", "Minute": "m"}[m[3]]
+			defaults[m[1]] = n + map[string]string{"Millisecond": "ms", "Second": "s", "Minute": "m", "Hour": "h"}[m[3]]
 		}
 		var args []string
 		for _, c := range find(t, r, kind, command).Object["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["containers"].([]any) {

@@ -152,7 +152,9 @@ func keepNamespace(obj any) (*corev1.Namespace, bool) {
 	if !ok {
 		return nil, false
 	}
-	return &corev1.Namespace{ObjectMeta: metaOf(n.ObjectMeta)}, true
+	out := &corev1.Namespace{ObjectMeta: metaOf(n.ObjectMeta)}
+	out.Labels = only(n.Labels, "tulle.dev/")
+	return out, true
 }
 
 func keepServiceAccount(obj any) (*corev1.ServiceAccount, bool) {
@@ -160,7 +162,9 @@ func keepServiceAccount(obj any) (*corev1.ServiceAccount, bool) {
 	if !ok {
 		return nil, false
 	}
-	return &corev1.ServiceAccount{ObjectMeta: metaOf(s.ObjectMeta)}, true
+	out := &corev1.ServiceAccount{ObjectMeta: metaOf(s.ObjectMeta)}
+	out.Labels = only(s.Labels, "tulle.dev/")
+	return out, true
 }
 
 func keepServiceCIDR(obj any) (*networkingv1.ServiceCIDR, bool) {

@@ -48,14 +48,24 @@ const (
 	AllWeightsZero Reason = "AllWeightsZero"
 	// RouteGroupNotFound is a TrafficSplit that names an HTTPRouteGroup that does not exist or cannot be used.
 	RouteGroupNotFound Reason = "RouteGroupNotFound"
-	// TooManyMatches is a TrafficSplit that would give its root service more matches than the proxies should try.
+	// TooManyMatches is an object that would give the proxies more matches to try than they should.
 	TooManyMatches Reason = "TooManyMatches"
 	// MatchesNeedHTTP is a TrafficSplit with matches whose root service has no HTTP port.
 	MatchesNeedHTTP Reason = "MatchesNeedHTTP"
-	// NotEnforced is a TrafficTarget, because access control is not there yet.
+	// NotEnforced is a TrafficTarget that denies nothing, because access control is off for its destination.
 	NotEnforced Reason = "NotEnforced"
 	// DestinationElsewhere is a TrafficTarget outside its destination's namespace, which has no effect.
 	DestinationElsewhere Reason = "DestinationElsewhere"
+	// DestinationNotFound is a TrafficTarget whose destination is a ServiceAccount that does not exist.
+	DestinationNotFound Reason = "DestinationNotFound"
+	// RouteNotFound is a TrafficTarget with rules that name routes or matches which do not exist or cannot be used.
+	RouteNotFound Reason = "RouteNotFound"
+	// PortNotServed is a TrafficTarget that is limited to ports which no Service has for its destination.
+	PortNotServed Reason = "PortNotServed"
+	// InvalidAccessMode is a label with a mode of access control that is none, or less than it may be.
+	InvalidAccessMode Reason = "InvalidAccessMode"
+	// ExternalDestination is a Service with protected endpoints that are no pods.
+	ExternalDestination Reason = "ExternalDestination"
 )
 
 // Reasons of mesh addresses: packages shadow and controller.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 )
 
@@ -17,6 +19,7 @@ func (p *Proxy) Apply(u configv1.Update) []configv1.Refusal {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.newChange()
+	c.setPolicies(u.Set) // before the endpoints that they protect
 	for _, r := range u.Set {
 		if err := c.set(r); err != nil {
 			c.refused = append(c.refused, configv1.Refusal{Key: r.Key, Version: r.Version, Reason: err.Error()})
@@ -29,6 +32,8 @@ func (p *Proxy) Apply(u configv1.Update) []configv1.Refusal {
 		c.refuse(u, b)
 	}
 	c.commit()
+	p.gate.Remove(c.unprotected) // after the endpoints that they protected
+	p.gate.Recheck()
 	return c.refused
 }
 
@@ -61,6 +66,8 @@ type change struct {
 	released []*route.Service // out of use once next is in use
 	removed  []string         // Endpoints that nobody needs once next is in use
 	settled  []string         // services that are gone
+
+	unprotected []string // policies that are gone
 }
 
 func (p *Proxy) newChange() *change {
@@ -77,8 +84,27 @@ func own[K comparable, V any](c *change, name string, m *map[K]V) map[K]V {
 	return *m
 }
 
+// setPolicies takes policies into use at once. One that can't be used leaves what was in use; if there was none,
+// everything is denied.
+func (c *change) setPolicies(set []configv1.Resource) {
+	policies := map[string]*access.Workload{}
+	for _, r := range set {
+		m, ok := r.Message.(*configv1.Policy)
+		if !ok {
+			continue
+		}
+		w, err := c.p.gate.Compile(r.Name, m)
+		if err != nil {
+			c.refused = append(c.refused, configv1.Refusal{Key: r.Key, Version: r.Version, Reason: fmt.Sprintf("policy: %v", err)})
+		}
+		policies[r.Name] = w
+	}
+	c.p.gate.Add(policies)
+}
+
 func (c *change) set(r configv1.Resource) error {
 	switch m := r.Message.(type) {
+	case *configv1.Policy: // in use already
 	case *configv1.Mesh:
 		return c.setMesh(m)
 	case *configv1.Endpoints:
@@ -89,11 +115,21 @@ func (c *change) set(r configv1.Resource) error {
 	case *configv1.Service:
 		return c.setService(r.Name, m)
 	case *configv1.Proxy:
-		c.next.proxy = m
-		c.table.Callers = route.Callers(m.GetCallers())
+		return c.setProxy(m)
 	default:
 		return fmt.Errorf("resources of type %q are unknown", r.Type)
 	}
+	return nil
+}
+
+func (c *change) setProxy(m *configv1.Proxy) error {
+	ranges, err := route.PodRanges(m.GetPodRanges())
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	c.next.proxy = m
+	c.table.Callers, c.table.PodRanges = route.Callers(m.GetCallers()), ranges
+	c.table.NodeAddresses = route.NodeAddresses(m.GetNodeAddresses())
 	return nil
 }
 
@@ -108,6 +144,8 @@ func (c *change) setMesh(m *configv1.Mesh) error {
 	c.p.listeners.replace(sharedClaims(c.next.mesh), sharedClaims(m))
 	c.next.mesh = m
 	c.table.Zones = route.Zones(m.GetZones())
+	c.table.TrustDomain = cmp.Or(m.GetTrustDomain(), m.GetClusterDomain(), "cluster.local")
+	c.table.ReasonDetail = m.GetReasonDetail()
 	return nil
 }
 
@@ -149,6 +187,8 @@ func (c *change) remove(k configv1.Key) {
 			delete(own(c, "table", &c.table.Services), k.Name)
 			delete(own(c, "services", &c.next.services), k.Name)
 		}
+	case configv1.PolicyType:
+		c.unprotected = append(c.unprotected, k.Name)
 	case configv1.ProxyType:
 		c.next.proxy = nil
 		c.table.Callers = nil

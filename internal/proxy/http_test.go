@@ -63,7 +63,8 @@ func TestHeadersPassWithoutAdditions(t *testing.T) {
 	c.say("GET / HTTP/1.1\r\nHost: Any.Thing:81\r\nX-One: a\r\nX-One: b\r\nx-lower: c\r\nX-Empty:\r\n\r\n")
 	resp, _ := c.answer("GET")
 	want := "GET / HTTP/1.1\r\nHost: Any.Thing:81\r\nX-One: a\r\nX-One: b\r\nx-lower: c\r\nX-Empty:\r\n" +
-		"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: Any.Thing:81\r\n\r\n"
+		"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: Any.Thing:81\r\n" +
+		"X-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/shop/sa/client\r\n\r\n"
 	if got := within(t, heads, "request"); got != want {
 		t.Errorf("arrived:\n%s\nwant:\n%s", got, want)
 	}

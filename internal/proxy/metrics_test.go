@@ -81,6 +81,10 @@ func TestMetricsAreDocumented(t *testing.T) {
 	text(t, get(t, m.serve("none", httpPort)))
 	dialRaw(t, m.serve("db", tcpPort, rawServer(t, echo))).say("x")
 	dialUDP(t, m.serve("dns", udpPort, echoUDP(t))).ask("x")
+	text(t, get(t, m.protect("audited", httpPort, allow("shop/nobody", audit, tcpRule), says(t, "audited"))))
+	cut := dialRaw(t, m.protect("cut", tcpPort, allow("shop/client", enforce, tcpRule), rawServer(t, echo)))
+	cut.exchange("x")
+	m.set("shop/web", allow("shop/nobody", enforce, tcpRule))
 	page, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/http1"
 	"github.com/tulle-mesh/tulle/internal/proxy/http2"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 	"github.com/tulle-mesh/tulle/internal/proxy/udp"
@@ -38,6 +39,7 @@ type Config struct {
 	UDPIdle        time.Duration // of UDP flows, for ports that don't say otherwise; default 30 s
 	MaxFlows       int           // UDP flows at a time, of all services; default 8,192
 	DrainIdle      time.Duration // how long HTTP connections without a request live on when draining; default 20 s
+	IdentityWait   time.Duration // how long a call waits for who its caller is; default 5 s, negative: not at all
 	Upstream       upstream.Config
 }
 
@@ -46,6 +48,7 @@ type Proxy struct {
 	config Config
 	meter  *meter.Meter
 	set    *upstream.Set
+	gate   *policy.Gate
 	http1  *http1.Server
 	http2  *http2.Server
 	tcp    *tcp.Server
@@ -86,7 +89,12 @@ func New(c Config) *Proxy {
 		endpoints: map[string]*configv1.Endpoints{}, open: map[socket]claim{}, changed: make(chan struct{}),
 	})
 	table := func() *route.Table { return p.now.Load().table }
-	shared := &exchange.Mesh{Table: table, Meter: p.meter, Log: c.Log}
+	current := func() (*route.Table, <-chan struct{}) {
+		s := p.now.Load()
+		return s.table, s.changed
+	}
+	p.gate = policy.New(policy.Config{Current: current, Meter: p.meter, Log: c.Log, Wait: c.IdentityWait})
+	shared := &exchange.Mesh{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log}
 	p.http2 = http2.New(http2.Config{
 		Mesh: shared, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle, MaxHeaderBytes: c.MaxHeaderBytes,
 		DrainIdle: c.DrainIdle,
@@ -96,8 +104,8 @@ func New(c Config) *Proxy {
 		HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle, UpgradeIdle: c.TCPIdle, MaxHeaderBytes: c.MaxHeaderBytes,
 		DrainIdle: c.DrainIdle,
 	})
-	p.tcp = tcp.New(tcp.Config{Table: table, Meter: p.meter, Log: c.Log, IdleTimeout: c.TCPIdle})
-	p.udp = udp.New(udp.Config{Table: table, Meter: p.meter, Log: c.Log, IdleTimeout: c.UDPIdle, MaxFlows: c.MaxFlows})
+	p.tcp = tcp.New(tcp.Config{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, IdleTimeout: c.TCPIdle})
+	p.udp = udp.New(udp.Config{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, IdleTimeout: c.UDPIdle, MaxFlows: c.MaxFlows})
 	p.listeners = newListeners()
 	return p
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
@@ -44,10 +45,16 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			f := readFixture(t, archive)
-			problems, out := f.run(t)
+			problems, judged, out := f.run(t)
 			if *update {
-				writeFixture(t, file, archive, problems, out)
+				writeFixture(t, file, archive, problems, judged, out)
 				return
+			}
+			if len(f.calls) > 0 && section(archive, "verdicts") == "" {
+				t.Error("the fixture has calls and no verdicts")
+			}
+			if diff := cmp.Diff(section(archive, "verdicts"), judged); diff != "" {
+				t.Errorf("verdicts (-want +got):\n%s", diff)
 			}
 			if diff := cmp.Diff(section(archive, "problems"), problems); diff != "" {
 				t.Errorf("problems (-want +got):\n%s", diff)
@@ -57,8 +64,8 @@ func TestGolden(t *testing.T) {
 			}
 			for seed := range uint64(5) {
 				f.shuffle(rand.New(rand.NewPCG(seed, 1)))
-				p, o := f.run(t)
-				if diff := cmp.Diff(problems+out, p+o); diff != "" {
+				p, j, o := f.run(t)
+				if diff := cmp.Diff(problems+judged+out, p+j+o); diff != "" {
 					t.Fatalf("another order of the objects changes the result (-first +shuffled):\n%s", diff)
 				}
 			}
@@ -71,6 +78,7 @@ type fixture struct {
 	settings settings
 	core     []json.RawMessage
 	smi      []map[string]any
+	calls    string // that are decided on
 }
 
 // settings are the fixture's config.yaml.
@@ -85,6 +93,10 @@ type settings struct {
 	Assign                                   string // "dedicated", "shared", "standalone"; empty: no unit has an address
 	Proxies                                  []shadow.Proxy
 	InSlices                                 []string
+	Expires                                  metav1.Time
+	AccessDefault, AccessMinimum             string
+	TrustTargetRefs                          bool
+	TrustDomain, ReasonDetail                string
 	Show                                     []string // the resources that out.yaml shows, e.g. "Service shop/web"; empty: all
 }
 
@@ -93,7 +105,7 @@ func readFixture(t *testing.T, a *txtar.Archive) *fixture {
 	if !strings.HasPrefix(string(a.Comment), "# ") {
 		t.Fatal("the head comment does not name a rule")
 	}
-	f := &fixture{}
+	f := &fixture{calls: section(a, "calls")}
 	if err := yaml.UnmarshalStrict([]byte(section(a, "config.yaml")), &f.settings); err != nil {
 		t.Fatalf("config.yaml: %v", err)
 	}
@@ -124,9 +136,12 @@ func section(a *txtar.Archive, name string) string {
 	return ""
 }
 
-func writeFixture(t *testing.T, file string, a *txtar.Archive, problems, out string) {
+func writeFixture(t *testing.T, file string, a *txtar.Archive, problems, judged, out string) {
 	t.Helper()
-	a.Files = slices.DeleteFunc(a.Files, func(f txtar.File) bool { return f.Name == "problems" || f.Name == "out.yaml" })
+	a.Files = slices.DeleteFunc(a.Files, func(f txtar.File) bool { return f.Name == "problems" || f.Name == "out.yaml" || f.Name == "verdicts" })
+	if judged != "" {
+		a.Files = append(a.Files, txtar.File{Name: "verdicts", Data: []byte(judged)})
+	}
 	a.Files = append(a.Files, txtar.File{Name: "problems", Data: []byte(problems)}, txtar.File{Name: "out.yaml", Data: []byte(out)})
 	if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
 		t.Fatal(err)
@@ -139,16 +154,17 @@ func (f *fixture) shuffle(r *rand.Rand) {
 }
 
 // run builds everything and writes it down: one line for each Problem, one YAML document for each resource.
-func (f *fixture) run(t *testing.T) (problems, out string) {
+func (f *fixture) run(t *testing.T) (problems, judged, out string) {
 	t.Helper()
 	s := f.settings
 	config := topology.Config{
 		WatchNamespaces: s.Watch, IgnoreNamespaces: s.Ignore, MeshNamespace: "tulle-system",
 		DefaultMode: topology.Protocol(s.DefaultMode), ForeignPods: s.ForeignPods,
 		AllowedEndpoints: s.AllowedEndpoints, PodCIDRs: s.PodCIDRs, ServiceCIDRs: s.ServiceCIDRs,
+		AccessDefault: topology.AccessMode(s.AccessDefault), AccessMinimum: topology.AccessMode(s.AccessMinimum), TrustTargetRefs: s.TrustTargetRefs,
 	}
 	topo, found := topology.Build(config, f.objects(t))
-	common, err := proxyconfig.Build(proxyconfig.Config{Zones: s.Zones, ClusterDomain: s.ClusterDomain, DNSBypass: s.DNSBypass}, topo, f.assigned(topo))
+	common, err := proxyconfig.Build(proxyconfig.Config{Zones: s.Zones, ClusterDomain: s.ClusterDomain, DNSBypass: s.DNSBypass, TrustDomain: s.TrustDomain, ReasonDetail: s.ReasonDetail}, topo, f.assigned(topo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,14 +172,14 @@ func (f *fixture) run(t *testing.T) (problems, out string) {
 	for _, pod := range s.InSlices {
 		inSlices[pod] = true
 	}
-	own, err := proxyconfig.Proxies(topo, s.Proxies, inSlices)
+	own, err := proxyconfig.Proxies(topo, proxyconfig.Own{Proxies: s.Proxies, InSlices: inSlices, Expires: s.Expires.Time})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range s.Proxies {
 		common = append(common, own[p.Pod]...)
 	}
-	return problemLines(found), resourceDocs(t, common, s.Show)
+	return problemLines(found), verdicts(t, f.calls, common), resourceDocs(t, common, s.Show)
 }
 
 func problemLines(found []problem.Problem) string {
@@ -218,6 +234,10 @@ func (f *fixture) objects(t *testing.T) topology.Resources {
 			r.Pods, err = appended(r.Pods, raw, err)
 		case "Node":
 			r.Nodes, err = appended(r.Nodes, raw, err)
+		case "Namespace":
+			r.Namespaces, err = appended(r.Namespaces, raw, err)
+		case "ServiceAccount":
+			r.ServiceAccounts, err = appended(r.ServiceAccounts, raw, err)
 		default:
 			t.Fatalf("unknown kind %q", head.Kind)
 		}
@@ -229,7 +249,7 @@ func (f *fixture) objects(t *testing.T) topology.Resources {
 	return r
 }
 
-func appended[T corev1.Service | discoveryv1.EndpointSlice | corev1.Pod | corev1.Node](list []*T, raw []byte, err error) ([]*T, error) {
+func appended[T corev1.Service | discoveryv1.EndpointSlice | corev1.Pod | corev1.Node | corev1.Namespace | corev1.ServiceAccount](list []*T, raw []byte, err error) ([]*T, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -16,11 +16,15 @@ type Config struct {
 	Zones         []string // DNS zones of the mesh, e.g. "mesh"
 	ClusterDomain string   // e.g. "cluster.local"
 	DNSBypass     bool     // mesh names answer with the plain Services' addresses
+	TrustDomain   string   // of SPIFFE IDs; default the cluster's domain
+	// ReasonDetail is how much of why access was denied a client is told: "none", "code" or "full"; default code.
+	ReasonDetail string
 }
 
-// Build returns what all proxies get, sorted by key: the Mesh, and the Service and the Endpoints of every unit.
+// Build returns what all proxies get, sorted by key: the Mesh, the Service and the Endpoints of every unit, and the Policy
+// of every workload that is protected.
 func Build(c Config, t topology.Topology, a shadow.Assigned) ([]configv1.Resource, error) {
-	out := make([]configv1.Resource, 0, 2*len(t.Services)+1)
+	out := make([]configv1.Resource, 0, 2*len(t.Services)+len(t.Workloads)+1)
 	mesh, err := configv1.NewResource("mesh", meshOf(c, a))
 	if err != nil {
 		return nil, err
@@ -42,6 +46,13 @@ func Build(c Config, t topology.Topology, a shadow.Assigned) ([]configv1.Resourc
 		}
 		out = append(out, service)
 	}
+	for i := range t.Workloads {
+		policy, err := configv1.NewResource(t.Workloads[i].Name.String(), Policy(&t.Workloads[i]))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, policy)
+	}
 	slices.SortFunc(out, func(a, b configv1.Resource) int { return a.Compare(b.Key) })
 	return out, nil
 }
@@ -55,7 +66,13 @@ func nameOf(s *topology.Service) string {
 }
 
 func meshOf(c Config, a shadow.Assigned) *configv1.Mesh {
-	m := &configv1.Mesh{ClusterDomain: domain(c.ClusterDomain), DnsBypass: c.DNSBypass}
+	m := &configv1.Mesh{ClusterDomain: domain(c.ClusterDomain), DnsBypass: c.DNSBypass, TrustDomain: c.TrustDomain}
+	switch c.ReasonDetail {
+	case "none":
+		m.ReasonDetail = configv1.ReasonDetail_REASON_DETAIL_NONE
+	case "full":
+		m.ReasonDetail = configv1.ReasonDetail_REASON_DETAIL_FULL
+	}
 	for _, z := range c.Zones {
 		m.Zones = append(m.Zones, domain(z))
 	}
@@ -78,6 +95,7 @@ func endpointsOf(s *topology.Service) *configv1.Endpoints {
 		for _, e := range p.Endpoints {
 			ep.Endpoints = append(ep.Endpoints, &configv1.Endpoint{
 				Address: e.Address.String(), Port: uint32(e.Port), Draining: e.Draining, Node: e.Node, Zone: e.Zone, Pod: e.Pod,
+				Workload: e.Workload.String(), Protected: e.Protected,
 			})
 		}
 		m.Ports = append(m.Ports, ep)

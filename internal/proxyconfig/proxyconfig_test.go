@@ -79,7 +79,7 @@ func BenchmarkProxies(b *testing.B) {
 		proxies = append(proxies, shadow.Proxy{Pod: fmt.Sprintf("proxy-%d", i), Node: fmt.Sprintf("node-%03d", i)})
 	}
 	for b.Loop() {
-		if _, err := proxyconfig.Proxies(topo, proxies, nil); err != nil {
+		if _, err := proxyconfig.Proxies(topo, proxyconfig.Own{Proxies: proxies}); err != nil {
 			b.Fatal(err)
 		}
 	}

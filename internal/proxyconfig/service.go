@@ -3,6 +3,7 @@ package proxyconfig
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/shadow"
@@ -45,6 +46,7 @@ func portOf(s *topology.Service, p *topology.Port, a shadow.Assignment) *configv
 		TargetPort:    uint32(a.TargetPorts[shadow.PortKey{Number: p.Number, UDP: p.Protocol == topology.UDP}]),
 		RetryAttempts: uint32(p.RetryAttempts),
 		TimeoutMs:     uint64(p.Timeout.Milliseconds()),
+		EncodedSlash:  p.EncodedSlash,
 	}
 	for _, r := range p.Routes {
 		m.Routes = append(m.Routes, routeOf(s, p, r))
@@ -96,24 +98,45 @@ func schemeOf(s topology.Scheme) configv1.Scheme {
 }
 
 // pods groups callers by node.
-func pods(callers []topology.Caller) map[string][]*configv1.Caller {
+func pods(callers []topology.Caller, expires time.Time) map[string][]*configv1.Caller {
+	ms := int64(0)
+	if !expires.IsZero() {
+		ms = expires.UnixMilli()
+	}
 	out := map[string][]*configv1.Caller{}
 	for _, c := range callers {
 		out[c.Node] = append(out[c.Node], &configv1.Caller{
 			Addresses: addresses(c.Addresses), Namespace: c.Namespace, Pod: c.Pod, Uid: c.UID,
-			ServiceAccount: c.ServiceAccount, Workload: c.Workload,
+			ServiceAccount: c.ServiceAccount, Workload: c.Workload, ExpiresMs: ms,
 		})
 	}
 	return out
 }
 
-// Proxies returns what each proxy pod gets besides, by the pod's name. inSlices holds the pods that an EndpointSlice of
-// a mesh address still points at.
-func Proxies(t topology.Topology, proxies []shadow.Proxy, inSlices map[string]bool) (map[string][]configv1.Resource, error) {
-	callers := pods(t.Callers)
-	out := make(map[string][]configv1.Resource, len(proxies))
-	for _, p := range proxies {
-		r, err := configv1.NewResource(p.Pod, &configv1.Proxy{Node: p.Node, InSlices: inSlices[p.Pod], Callers: callers[p.Node]})
+// Own is what proxies are told of themselves and of their nodes' pods.
+type Own struct {
+	Proxies  []shadow.Proxy
+	InSlices map[string]bool // the pods that an EndpointSlice of a mesh address still points at
+	Expires  time.Time       // when the pods are no identities any more, unless that is renewed; zero = never
+}
+
+// Proxies returns what each proxy pod gets besides, by the pod's name.
+func Proxies(t topology.Topology, o Own) (map[string][]configv1.Resource, error) {
+	callers := pods(t.Callers, o.Expires)
+	nodes := make(map[string]*topology.Node, len(t.Nodes))
+	for i := range t.Nodes {
+		nodes[t.Nodes[i].Name] = &t.Nodes[i]
+	}
+	out := make(map[string][]configv1.Resource, len(o.Proxies))
+	for _, p := range o.Proxies {
+		m := &configv1.Proxy{Node: p.Node, InSlices: o.InSlices[p.Pod], Callers: callers[p.Node]}
+		if n := nodes[p.Node]; n != nil {
+			m.NodeAddresses = addresses(n.Addresses)
+			for _, r := range n.PodRanges {
+				m.PodRanges = append(m.PodRanges, r.String())
+			}
+		}
+		r, err := configv1.NewResource(p.Pod, m)
 		if err != nil {
 			return nil, err
 		}

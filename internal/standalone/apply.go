@@ -43,6 +43,8 @@ func (m *Mesh) take(resources topology.Resources) (s State, err error) {
 	}()
 	t, problems := topology.Build(topology.Config{
 		DefaultMode:      m.config.DefaultMode,
+		AccessDefault:    m.config.Access,
+		TrustTargetRefs:  true,
 		AllowedEndpoints: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 	}, resources)
 	var assigned shadow.Assigned
@@ -107,7 +109,7 @@ func (m *Mesh) build(t topology.Topology, assigned shadow.Assigned) ([]configv1.
 	for i := range t.Callers {
 		t.Callers[i].Node = ""
 	}
-	mine, err := proxyconfig.Proxies(t, []shadow.Proxy{{Pod: proxyName}}, map[string]bool{proxyName: true})
+	mine, err := proxyconfig.Proxies(t, proxyconfig.Own{Proxies: []shadow.Proxy{{Pod: proxyName}}, InSlices: map[string]bool{proxyName: true}})
 	if err != nil {
 		return nil, err
 	}

@@ -264,3 +264,26 @@ func (l *lines) echo() error {
 	}
 	return nil
 }
+
+func anyPort() netip.AddrPort { return netip.MustParseAddrPort("127.0.0.1:0") }
+
+// echoUDPBackend sends every datagram back.
+func echoUDPBackend(t *testing.T) int {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo(b[:n], from) // a lost datagram is one
+		}
+	}()
+	return c.LocalAddr().(*net.UDPAddr).Port
+}

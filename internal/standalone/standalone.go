@@ -31,11 +31,12 @@ var ErrNotLoopback = errors.New("not a loopback address, and identities are simu
 
 // Config says what to run. The zero value of a field is its default.
 type Config struct {
-	Dir         string            // the folder with the YAML files
-	Zones       []string          // default "mesh"
-	DNSAddress  netip.AddrPort    // default 127.0.0.1:15353, or any free port if that is taken
-	DefaultMode topology.Protocol // default HTTP
-	Proxy       proxy.Config      // the data plane's own settings
+	Dir         string              // the folder with the YAML files
+	Zones       []string            // default "mesh"
+	DNSAddress  netip.AddrPort      // default 127.0.0.1:15353, or any free port if that is taken
+	DefaultMode topology.Protocol   // default HTTP
+	Access      topology.AccessMode // of namespaces that say nothing; default off
+	Proxy       proxy.Config        // the data plane's own settings
 	Loopback    files.Loopback
 }
 

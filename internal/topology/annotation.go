@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tulle-mesh/tulle/internal/problem"
 )
@@ -33,6 +35,8 @@ type settings struct {
 	dedicated     bool
 	shared        bool
 	headlessPods  bool
+	encodedSlash  bool
+	account       string // of endpoints that are no pods
 }
 
 // settings reads the annotations. One with a wrong value is as if it were not there.
@@ -90,6 +94,14 @@ func (s *settings) set(name, value string, svc *corev1.Service) (known bool, err
 		var mode string
 		mode, err = oneOf(value, "shared", "dedicated")
 		s.shared, s.dedicated = mode == "shared", mode == "dedicated"
+	case "encoded-slash":
+		_, err = oneOf(value, "allow", "refuse")
+		s.encodedSlash = value == "allow"
+	case "service-account":
+		if validation.IsDNS1123Subdomain(value) != nil {
+			return true, errors.New("the name of a ServiceAccount")
+		}
+		s.account = value
 	case "headless-pods":
 		_, err = oneOf(value, "true", "false")
 		s.headlessPods = value == "true"

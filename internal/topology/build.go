@@ -13,13 +13,14 @@ import (
 // else. The Problems are sorted and hold those of Resources.Undecodable, too.
 func Build(c Config, r Resources) (Topology, []problem.Problem) {
 	b := &builder{config: c, namespaces: newNamespaces(c), resources: r, index: newIndex(c, r), services: map[Name]*Service{}}
+	b.access = b.newAccess()
 	for _, svc := range r.Services {
 		if b.namespaces.meshed(svc.Namespace) && !isAPIServer(svc) {
 			b.addService(svc)
 		}
 	}
 	b.addSplits()
-	b.reportTargets()
+	b.addTargets()
 	for _, p := range r.Undecodable {
 		// What is in no namespace, such as a file or a definition, concerns everybody.
 		if p.Object.Namespace == "" || b.namespaces.meshed(p.Object.Namespace) {
@@ -37,11 +38,13 @@ type builder struct {
 	index      index
 	services   map[Name]*Service
 	pods       []Service // units of single pods
+	access     *accessModes
+	workloads  []Workload
 	problems   []problem.Problem
 }
 
 func (b *builder) finish() (Topology, []problem.Problem) {
-	t := Topology{Services: slices.Grow(b.pods, len(b.services)), Callers: b.callers()}
+	t := Topology{Services: slices.Grow(b.pods, len(b.services)), Callers: b.callers(), Workloads: b.workloads, Nodes: b.nodes()}
 	for _, s := range b.services {
 		t.Services = append(t.Services, *s)
 	}

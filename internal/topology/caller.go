@@ -24,7 +24,7 @@ func (b *builder) callers() []Caller {
 		slices.SortFunc(addrs, netip.Addr.Compare)
 		byNode[node] = append(byNode[node], Caller{
 			Node: node, Addresses: addrs, Namespace: p.pod.Namespace, Pod: p.pod.Name, UID: string(p.pod.UID),
-			ServiceAccount: cmp.Or(p.pod.Spec.ServiceAccountName, "default"), Workload: workload(p.pod),
+			ServiceAccount: workloadName(p.pod).Name, Workload: workload(p.pod),
 		})
 		total++
 	}

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -13,8 +14,9 @@ import (
 
 // addEndpoints fills the ports of s from the EndpointSlices of svc and returns the names of the pods behind them, ready
 // or not.
-func (b *builder) addEndpoints(svc *corev1.Service, s *Service) []string {
+func (b *builder) addEndpoints(svc *corev1.Service, s *Service, set settings) []string {
 	var podNames []string
+	external := "" // an example of a protected endpoint that is no pod
 	refused := refusals{}
 	for _, slice := range b.index.slices[s.Name] {
 		targets := portsOf(slice, s.Ports, refused)
@@ -22,7 +24,10 @@ func (b *builder) addEndpoints(svc *corev1.Service, s *Service) []string {
 			continue
 		}
 		for i := range slice.Endpoints {
-			e, in := b.endpoint(slice, &slice.Endpoints[i], refused)
+			e, in := b.endpoint(slice, &slice.Endpoints[i], set.account, refused)
+			if in && e.Protected && e.Pod == "" && (external == "" || e.Address.String() < external) {
+				external = e.Address.String()
+			}
 			if e.Pod != "" {
 				podNames = append(podNames, e.Pod)
 			}
@@ -38,6 +43,9 @@ func (b *builder) addEndpoints(svc *corev1.Service, s *Service) []string {
 	}
 	for kind, example := range refused {
 		b.report(serviceRef(svc), problem.EndpointRefused, "endpoints %s get no traffic (%s is one)%s", kind, problem.Quote(example), kind.advice())
+	}
+	if external != "" {
+		b.reportExternal(svc, external, set.account)
 	}
 	return podNames
 }
@@ -82,7 +90,7 @@ func portsOf(slice *discoveryv1.EndpointSlice, ports []Port, refused refusals) [
 
 // endpoint derives an endpoint without its port; the second result says whether it takes part. An endpoint that ends is
 // kept as draining, ready or not, so that what runs on it may end, too.
-func (b *builder) endpoint(slice *discoveryv1.EndpointSlice, in *discoveryv1.Endpoint, refused refusals) (Endpoint, bool) {
+func (b *builder) endpoint(slice *discoveryv1.EndpointSlice, in *discoveryv1.Endpoint, account string, refused refusals) (Endpoint, bool) {
 	addr, ok := b.accept(slice, in, refused)
 	if !ok {
 		return Endpoint{}, false
@@ -94,12 +102,39 @@ func (b *builder) endpoint(slice *discoveryv1.EndpointSlice, in *discoveryv1.End
 	if in.Zone != nil {
 		e.Zone = *in.Zone
 	}
-	if pod := b.index.pods[addr]; pod != nil && pod.Namespace == slice.Namespace {
+	pod := b.podOf(slice, in, addr)
+	switch {
+	case pod != nil && pod.Namespace == slice.Namespace:
 		e.Pod, e.Node = pod.Name, cmp.Or(e.Node, pod.Spec.NodeName)
-	} else if namesPod(slice, in) {
+	case namesPod(slice, in):
 		e.Pod = in.TargetRef.Name
 	}
+	e.Workload = Name{slice.Namespace, account}
+	if pod != nil {
+		e.Workload = workloadName(pod)
+	}
+	e.Protected = b.access.of(e.Workload) != AccessOff
 	return e, e.Draining || isTrue(in.Conditions.Ready, true)
+}
+
+// podOf is the pod behind an address. Whoever writes an EndpointSlice can put any pod's name into it, so only the address
+// counts, and for pods of the node's network that the name and the address agree.
+func (b *builder) podOf(slice *discoveryv1.EndpointSlice, in *discoveryv1.Endpoint, addr netip.Addr) *corev1.Pod {
+	if pod := b.index.pods[addr]; pod != nil {
+		return pod
+	}
+	if !namesPod(slice, in) {
+		return nil
+	}
+	pod := b.index.named(Name{slice.Namespace, in.TargetRef.Name})
+	if pod == nil {
+		return nil
+	}
+	addrs := podAddrs(pod)
+	if slices.Contains(addrs, addr) || b.config.TrustTargetRefs && len(addrs) == 0 {
+		return pod
+	}
+	return nil
 }
 
 func isTrue(b *bool, unset bool) bool {

@@ -14,8 +14,10 @@ type index struct {
 	slices   map[Name][]*discoveryv1.EndpointSlice // by the Service's name
 	pods     map[netip.Addr]*corev1.Pod            // the pod that has an address of the pod network
 	own      []addressed                           // the pods that claim such addresses
-	cluster  map[netip.Addr]refusal                // the API server's, the nodes' and the Services' addresses
-	ranges   prefixSet                             // pod and service ranges
+	all      []*corev1.Pod
+	byName   map[Name]*corev1.Pod   // of all; made when it is first asked for
+	cluster  map[netip.Addr]refusal // the API server's, the nodes' and the Services' addresses
+	ranges   prefixSet              // pod and service ranges
 	allowed  prefixSet
 }
 
@@ -31,6 +33,7 @@ func newIndex(c Config, r Resources) index {
 		slices:   make(map[Name][]*discoveryv1.EndpointSlice, len(r.EndpointSlices)),
 		pods:     make(map[netip.Addr]*corev1.Pod, len(r.Pods)),
 		own:      make([]addressed, 0, len(r.Pods)),
+		all:      r.Pods,
 		cluster:  make(map[netip.Addr]refusal, len(r.Nodes)+len(r.Services)),
 		ranges:   newPrefixSet(c.PodCIDRs, c.ServiceCIDRs),
 		allowed:  newPrefixSet(c.AllowedEndpoints),
@@ -94,6 +97,19 @@ func (x *index) addPod(p *corev1.Pod) {
 			x.pods[a] = p
 		}
 	}
+}
+
+// named returns a pod by its name. Few endpoints need it.
+func (x *index) named(n Name) *corev1.Pod {
+	if x.byName == nil {
+		x.byName = make(map[Name]*corev1.Pod, len(x.all))
+		for _, p := range x.all {
+			if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+				x.byName[Name{p.Namespace, p.Name}] = p
+			}
+		}
+	}
+	return x.byName[n]
 }
 
 // hasAddress says whether p has addresses of its own that are in use.

@@ -34,4 +34,9 @@ type Config struct {
 	PodCIDRs         []netip.Prefix // besides the nodes' podCIDRs
 	ServiceCIDRs     []netip.Prefix
 	ForeignPods      bool // allow endpoints that are pods of another namespace
+	// AccessDefault is the mode of namespaces that say nothing, AccessMinimum what none can fall below; default off.
+	AccessDefault, AccessMinimum AccessMode
+	// TrustTargetRefs takes an endpoint's word for which pod it is if the pod has no address: in files written by hand,
+	// many pods are on one address.
+	TrustTargetRefs bool
 }

@@ -43,7 +43,7 @@ func (b *builder) service(svc *corev1.Service) (*Service, []string) {
 	if len(s.Ports) == 0 {
 		return nil, nil
 	}
-	podNames := b.addEndpoints(svc, s)
+	podNames := b.addEndpoints(svc, s, set)
 	if !set.headlessPods {
 		return s, nil
 	}
@@ -88,7 +88,7 @@ func (b *builder) ports(svc *corev1.Service, set settings) []Port {
 		protocol, scheme := decide(set, sp, b.config.DefaultMode)
 		p := Port{Number: sp.Port, Name: sp.Name, Protocol: protocol, Scheme: scheme}
 		if protocol == HTTP {
-			p.RetryAttempts, p.Timeout = set.retryAttempts, set.timeout
+			p.RetryAttempts, p.Timeout, p.EncodedSlash = set.retryAttempts, set.timeout, set.encodedSlash
 		}
 		p.Routes = []Route{p.own(name)}
 		ports = append(ports, p)

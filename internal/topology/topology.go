@@ -25,6 +25,16 @@ type Topology struct {
 	Services []Service // by namespace, then name, then pod
 	// Callers are the running pods with an address that are neither hostNetwork nor terminal, by node, then name.
 	Callers []Caller
+	// Workloads are the protected ones among those behind the endpoints of Services, by name.
+	Workloads []Workload
+	Nodes     []Node // by name
+}
+
+// Node is a node of the cluster.
+type Node struct {
+	Name      string
+	PodRanges []netip.Prefix // of its pods, as far as the cluster says
+	Addresses []netip.Addr   // its own
 }
 
 // Service is a meshed service.
@@ -70,6 +80,7 @@ type Port struct {
 	Routes        []Route
 	RetryAttempts int
 	Timeout       time.Duration // 0 = none
+	EncodedSlash  bool          // paths with %2F are judged and forwarded as they are
 	Endpoints     []Endpoint    // by address, then port
 }
 
@@ -97,6 +108,10 @@ type Endpoint struct {
 	Node     string
 	Zone     string
 	Pod      string
+	// Workload is who is behind the address: a namespace and a ServiceAccount, which is empty for what is no pod and was
+	// given no identity.
+	Workload  Name
+	Protected bool // calls to the workload are audited or enforced
 }
 
 // Caller is a pod that may call through the mesh.

@@ -24,6 +24,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ReasonDetail is how much a client is told of why access control refused it.
+type ReasonDetail int32
+
+const (
+	ReasonDetail_REASON_DETAIL_CODE ReasonDetail = 0 // the code of docs/reasons.md
+	ReasonDetail_REASON_DETAIL_NONE ReasonDetail = 1 // that access was denied, and nothing else
+	ReasonDetail_REASON_DETAIL_FULL ReasonDetail = 2 // the code, and who was seen to call what
+)
+
+// Enum value maps for ReasonDetail.
+var (
+	ReasonDetail_name = map[int32]string{
+		0: "REASON_DETAIL_CODE",
+		1: "REASON_DETAIL_NONE",
+		2: "REASON_DETAIL_FULL",
+	}
+	ReasonDetail_value = map[string]int32{
+		"REASON_DETAIL_CODE": 0,
+		"REASON_DETAIL_NONE": 1,
+		"REASON_DETAIL_FULL": 2,
+	}
+)
+
+func (x ReasonDetail) Enum() *ReasonDetail {
+	p := new(ReasonDetail)
+	*p = x
+	return p
+}
+
+func (x ReasonDetail) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReasonDetail) Descriptor() protoreflect.EnumDescriptor {
+	return file_config_proto_enumTypes[0].Descriptor()
+}
+
+func (ReasonDetail) Type() protoreflect.EnumType {
+	return &file_config_proto_enumTypes[0]
+}
+
+func (x ReasonDetail) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReasonDetail.Descriptor instead.
+func (ReasonDetail) EnumDescriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{0}
+}
+
 type Protocol int32
 
 const (
@@ -60,11 +110,11 @@ func (x Protocol) String() string {
 }
 
 func (Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_config_proto_enumTypes[0].Descriptor()
+	return file_config_proto_enumTypes[1].Descriptor()
 }
 
 func (Protocol) Type() protoreflect.EnumType {
-	return &file_config_proto_enumTypes[0]
+	return &file_config_proto_enumTypes[1]
 }
 
 func (x Protocol) Number() protoreflect.EnumNumber {
@@ -73,7 +123,7 @@ func (x Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Protocol.Descriptor instead.
 func (Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{0}
+	return file_config_proto_rawDescGZIP(), []int{1}
 }
 
 // Scheme is how an HTTP backend is spoken to.
@@ -113,11 +163,11 @@ func (x Scheme) String() string {
 }
 
 func (Scheme) Descriptor() protoreflect.EnumDescriptor {
-	return file_config_proto_enumTypes[1].Descriptor()
+	return file_config_proto_enumTypes[2].Descriptor()
 }
 
 func (Scheme) Type() protoreflect.EnumType {
-	return &file_config_proto_enumTypes[1]
+	return &file_config_proto_enumTypes[2]
 }
 
 func (x Scheme) Number() protoreflect.EnumNumber {
@@ -126,7 +176,108 @@ func (x Scheme) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Scheme.Descriptor instead.
 func (Scheme) EnumDescriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{1}
+	return file_config_proto_rawDescGZIP(), []int{2}
+}
+
+type AccessMode int32
+
+const (
+	AccessMode_ACCESS_MODE_UNSPECIFIED AccessMode = 0 // as ENFORCE
+	AccessMode_ACCESS_MODE_AUDIT       AccessMode = 1 // everything passes, what would be denied is counted
+	AccessMode_ACCESS_MODE_ENFORCE     AccessMode = 2
+)
+
+// Enum value maps for AccessMode.
+var (
+	AccessMode_name = map[int32]string{
+		0: "ACCESS_MODE_UNSPECIFIED",
+		1: "ACCESS_MODE_AUDIT",
+		2: "ACCESS_MODE_ENFORCE",
+	}
+	AccessMode_value = map[string]int32{
+		"ACCESS_MODE_UNSPECIFIED": 0,
+		"ACCESS_MODE_AUDIT":       1,
+		"ACCESS_MODE_ENFORCE":     2,
+	}
+)
+
+func (x AccessMode) Enum() *AccessMode {
+	p := new(AccessMode)
+	*p = x
+	return p
+}
+
+func (x AccessMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AccessMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_config_proto_enumTypes[3].Descriptor()
+}
+
+func (AccessMode) Type() protoreflect.EnumType {
+	return &file_config_proto_enumTypes[3]
+}
+
+func (x AccessMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AccessMode.Descriptor instead.
+func (AccessMode) EnumDescriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{3}
+}
+
+type RuleKind int32
+
+const (
+	RuleKind_RULE_KIND_UNSPECIFIED RuleKind = 0
+	RuleKind_RULE_KIND_HTTP        RuleKind = 1
+	RuleKind_RULE_KIND_TCP         RuleKind = 2
+	RuleKind_RULE_KIND_UDP         RuleKind = 3
+)
+
+// Enum value maps for RuleKind.
+var (
+	RuleKind_name = map[int32]string{
+		0: "RULE_KIND_UNSPECIFIED",
+		1: "RULE_KIND_HTTP",
+		2: "RULE_KIND_TCP",
+		3: "RULE_KIND_UDP",
+	}
+	RuleKind_value = map[string]int32{
+		"RULE_KIND_UNSPECIFIED": 0,
+		"RULE_KIND_HTTP":        1,
+		"RULE_KIND_TCP":         2,
+		"RULE_KIND_UDP":         3,
+	}
+)
+
+func (x RuleKind) Enum() *RuleKind {
+	p := new(RuleKind)
+	*p = x
+	return p
+}
+
+func (x RuleKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RuleKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_config_proto_enumTypes[4].Descriptor()
+}
+
+func (RuleKind) Type() protoreflect.EnumType {
+	return &file_config_proto_enumTypes[4]
+}
+
+func (x RuleKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RuleKind.Descriptor instead.
+func (RuleKind) EnumDescriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{4}
 }
 
 // Mesh holds the settings that all proxies share. There is one, named "mesh".
@@ -140,8 +291,12 @@ type Mesh struct {
 	DnsBypass bool `protobuf:"varint,3,opt,name=dns_bypass,json=dnsBypass,proto3" json:"dns_bypass,omitempty"`
 	// Listeners that serve the HTTP ports of all services that are shared: the Host header names the service.
 	SharedListeners []*SharedListener `protobuf:"bytes,4,rep,name=shared_listeners,json=sharedListeners,proto3" json:"shared_listeners,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The trust domain of SPIFFE IDs, e.g. "cluster.local"; empty = "cluster.local".
+	TrustDomain string `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// How much of the reason of a refusal by access control a client is told.
+	ReasonDetail  ReasonDetail `protobuf:"varint,6,opt,name=reason_detail,json=reasonDetail,proto3,enum=tulle.config.v1.ReasonDetail" json:"reason_detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Mesh) Reset() {
@@ -200,6 +355,20 @@ func (x *Mesh) GetSharedListeners() []*SharedListener {
 		return x.SharedListeners
 	}
 	return nil
+}
+
+func (x *Mesh) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *Mesh) GetReasonDetail() ReasonDetail {
+	if x != nil {
+		return x.ReasonDetail
+	}
+	return ReasonDetail_REASON_DETAIL_CODE
 }
 
 // SharedListener serves one HTTP port number for every service that is reached through the shared address.
@@ -385,6 +554,8 @@ type Port struct {
 	TimeoutMs uint64 `protobuf:"varint,7,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
 	// Idle time after which a TCP connection or UDP flow ends, in milliseconds; 0 = the proxy's default.
 	IdleTimeoutMs uint64 `protobuf:"varint,8,opt,name=idle_timeout_ms,json=idleTimeoutMs,proto3" json:"idle_timeout_ms,omitempty"`
+	// Paths with an encoded slash are judged and forwarded as they are; else they are refused where a rule judges paths.
+	EncodedSlash  bool `protobuf:"varint,9,opt,name=encoded_slash,json=encodedSlash,proto3" json:"encoded_slash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -475,6 +646,13 @@ func (x *Port) GetIdleTimeoutMs() uint64 {
 	return 0
 }
 
+func (x *Port) GetEncodedSlash() bool {
+	if x != nil {
+		return x.EncodedSlash
+	}
+	return false
+}
+
 // Route sends what fits to weighted backends.
 type Route struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -544,8 +722,10 @@ type Match struct {
 	// RE2, already anchored at the start of the path by the controller ("^(?:...)"); empty = any path.
 	PathRegex string `protobuf:"bytes,1,opt,name=path_regex,json=pathRegex,proto3" json:"path_regex,omitempty"`
 	// Upper-case methods; empty = any.
-	Methods       []string       `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
-	Headers       []*HeaderMatch `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	Methods []string       `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
+	Headers []*HeaderMatch `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	// The name within the HTTPRouteGroup, for people; of splits it is left out.
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -601,7 +781,15 @@ func (x *Match) GetHeaders() []*HeaderMatch {
 	return nil
 }
 
-// HeaderMatch fits if any value of the named header fits the regular expression.
+func (x *Match) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// HeaderMatch fits a request by the values of the named header: for a split any of them must fit the regular expression,
+// for access all of them, and at least one.
 type HeaderMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Lower case.
@@ -863,7 +1051,12 @@ type Endpoint struct {
 	Node     string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	Zone     string `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
 	// The pod's name; empty for endpoints that are no pods.
-	Pod           string `protobuf:"bytes,6,opt,name=pod,proto3" json:"pod,omitempty"`
+	Pod string `protobuf:"bytes,6,opt,name=pod,proto3" json:"pod,omitempty"`
+	// The workload behind the address, "namespace/serviceaccount": the name of its Policy, if there is one. The service
+	// account is empty for endpoints that are no pods and were given no identity. Empty as a whole if nothing is known.
+	Workload string `protobuf:"bytes,7,opt,name=workload,proto3" json:"workload,omitempty"`
+	// There must be a Policy for the workload: without one, everything is denied.
+	Protected     bool `protobuf:"varint,8,opt,name=protected,proto3" json:"protected,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -940,6 +1133,369 @@ func (x *Endpoint) GetPod() string {
 	return ""
 }
 
+func (x *Endpoint) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *Endpoint) GetProtected() bool {
+	if x != nil {
+		return x.Protected
+	}
+	return false
+}
+
+// Policy says who may call a workload that is protected. It is named as the workload, "namespace/serviceaccount". What no
+// grant allows is denied.
+type Policy struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Namespace      string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	ServiceAccount string                 `protobuf:"bytes,2,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	Mode           AccessMode             `protobuf:"varint,3,opt,name=mode,proto3,enum=tulle.config.v1.AccessMode" json:"mode,omitempty"`
+	// By the TrafficTarget's name.
+	Grants []*Grant `protobuf:"bytes,4,rep,name=grants,proto3" json:"grants,omitempty"`
+	// What the rules of grants refer to.
+	Groups        []*MatchGroup `protobuf:"bytes,5,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_config_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Policy) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Policy) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+func (x *Policy) GetMode() AccessMode {
+	if x != nil {
+		return x.Mode
+	}
+	return AccessMode_ACCESS_MODE_UNSPECIFIED
+}
+
+func (x *Policy) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *Policy) GetGroups() []*MatchGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// Grant is what one TrafficTarget allows its sources.
+type Grant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "namespace/name" of the TrafficTarget.
+	Target  string    `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Sources []*Source `protobuf:"bytes,2,rep,name=sources,proto3" json:"sources,omitempty"`
+	// The only port of the grant; 0 = no limit.
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// HTTP requests must fit an HTTP rule, if there is one, and be on a port of a TCP rule, if there is one. TCP connections
+	// are allowed by TCP rules of a grant that has no HTTP rules, datagrams by UDP rules.
+	Rules         []*Rule `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_config_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Grant) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Grant) GetSources() []*Source {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Grant) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Grant) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+// Source is a ServiceAccount that may call.
+type Source struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Namespace      string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	ServiceAccount string                 `protobuf:"bytes,2,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Source) Reset() {
+	*x = Source{}
+	mi := &file_config_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Source) ProtoMessage() {}
+
+func (x *Source) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Source.ProtoReflect.Descriptor instead.
+func (*Source) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Source) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Source) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+// Rule is one rule of a TrafficTarget.
+type Rule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  RuleKind               `protobuf:"varint,1,opt,name=kind,proto3,enum=tulle.config.v1.RuleKind" json:"kind,omitempty"`
+	// Of the route object.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The route object can't be used: the rule fits nothing, but counts as a rule of its kind.
+	Broken bool `protobuf:"varint,3,opt,name=broken,proto3" json:"broken,omitempty"`
+	// Service ports, of TCP and UDP rules; empty = all.
+	Ports []uint32 `protobuf:"varint,4,rep,packed,name=ports,proto3" json:"ports,omitempty"`
+	// Index into Policy.groups, of HTTP rules.
+	Group uint32 `protobuf:"varint,5,opt,name=group,proto3" json:"group,omitempty"`
+	// Indices into the group's matches; empty = all.
+	Matches       []uint32 `protobuf:"varint,6,rep,packed,name=matches,proto3" json:"matches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rule) Reset() {
+	*x = Rule{}
+	mi := &file_config_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rule) ProtoMessage() {}
+
+func (x *Rule) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rule.ProtoReflect.Descriptor instead.
+func (*Rule) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Rule) GetKind() RuleKind {
+	if x != nil {
+		return x.Kind
+	}
+	return RuleKind_RULE_KIND_UNSPECIFIED
+}
+
+func (x *Rule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Rule) GetBroken() bool {
+	if x != nil {
+		return x.Broken
+	}
+	return false
+}
+
+func (x *Rule) GetPorts() []uint32 {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *Rule) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *Rule) GetMatches() []uint32 {
+	if x != nil {
+		return x.Matches
+	}
+	return nil
+}
+
+// MatchGroup is an HTTPRouteGroup.
+type MatchGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Matches       []*Match               `protobuf:"bytes,2,rep,name=matches,proto3" json:"matches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MatchGroup) Reset() {
+	*x = MatchGroup{}
+	mi := &file_config_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MatchGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MatchGroup) ProtoMessage() {}
+
+func (x *MatchGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MatchGroup.ProtoReflect.Descriptor instead.
+func (*MatchGroup) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *MatchGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MatchGroup) GetMatches() []*Match {
+	if x != nil {
+		return x.Matches
+	}
+	return nil
+}
+
 // Proxy is for one proxy pod alone, named by the pod's name.
 type Proxy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -947,14 +1503,18 @@ type Proxy struct {
 	// True while a mesh address's EndpointSlice still points at this proxy: it must keep accepting.
 	InSlices bool `protobuf:"varint,2,opt,name=in_slices,json=inSlices,proto3" json:"in_slices,omitempty"`
 	// The pods of the proxy's node, by which it knows its callers.
-	Callers       []*Caller `protobuf:"bytes,3,rep,name=callers,proto3" json:"callers,omitempty"`
+	Callers []*Caller `protobuf:"bytes,3,rep,name=callers,proto3" json:"callers,omitempty"`
+	// Ranges of the node's pods, as far as they are known: who calls from elsewhere is no pod of this node.
+	PodRanges []string `protobuf:"bytes,4,rep,name=pod_ranges,json=podRanges,proto3" json:"pod_ranges,omitempty"`
+	// The node's own addresses: what calls from them is a process or pod of the node's network, and has no identity.
+	NodeAddresses []string `protobuf:"bytes,5,rep,name=node_addresses,json=nodeAddresses,proto3" json:"node_addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_config_proto_msgTypes[11]
+	mi := &file_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1526,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[11]
+	mi := &file_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1539,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{11}
+	return file_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Proxy) GetNode() string {
@@ -1003,6 +1563,20 @@ func (x *Proxy) GetCallers() []*Caller {
 	return nil
 }
 
+func (x *Proxy) GetPodRanges() []string {
+	if x != nil {
+		return x.PodRanges
+	}
+	return nil
+}
+
+func (x *Proxy) GetNodeAddresses() []string {
+	if x != nil {
+		return x.NodeAddresses
+	}
+	return nil
+}
+
 // Caller is a pod on the proxy's own node.
 type Caller struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1012,14 +1586,16 @@ type Caller struct {
 	Uid            string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
 	ServiceAccount string                 `protobuf:"bytes,5,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
 	// The owner that people know it by, e.g. "deployment/web".
-	Workload      string `protobuf:"bytes,6,opt,name=workload,proto3" json:"workload,omitempty"`
+	Workload string `protobuf:"bytes,6,opt,name=workload,proto3" json:"workload,omitempty"`
+	// When the entry stops to be an identity unless it was renewed, in milliseconds since 1970; 0 = never.
+	ExpiresMs     int64 `protobuf:"varint,7,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_config_proto_msgTypes[12]
+	mi := &file_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1607,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[12]
+	mi := &file_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1620,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{12}
+	return file_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Caller) GetAddresses() []string {
@@ -1089,6 +1665,13 @@ func (x *Caller) GetWorkload() string {
 	return ""
 }
 
+func (x *Caller) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
 // Rejections is what a proxy attaches to a NACK: the resources of the response that it could not use. All others of
 // the response are in use.
 type Rejections struct {
@@ -1100,7 +1683,7 @@ type Rejections struct {
 
 func (x *Rejections) Reset() {
 	*x = Rejections{}
-	mi := &file_config_proto_msgTypes[13]
+	mi := &file_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1695,7 @@ func (x *Rejections) String() string {
 func (*Rejections) ProtoMessage() {}
 
 func (x *Rejections) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[13]
+	mi := &file_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1708,7 @@ func (x *Rejections) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejections.ProtoReflect.Descriptor instead.
 func (*Rejections) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{13}
+	return file_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Rejections) GetRejections() []*Rejection {
@@ -1150,7 +1733,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_config_proto_msgTypes[14]
+	mi := &file_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1745,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[14]
+	mi := &file_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1758,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{14}
+	return file_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Rejection) GetTypeUrl() string {
@@ -1224,13 +1807,15 @@ var File_config_proto protoreflect.FileDescriptor
 
 const file_config_proto_rawDesc = "" +
 	"\n" +
-	"\fconfig.proto\x12\x0ftulle.config.v1\"\xae\x01\n" +
+	"\fconfig.proto\x12\x0ftulle.config.v1\"\x95\x02\n" +
 	"\x04Mesh\x12\x14\n" +
 	"\x05zones\x18\x01 \x03(\tR\x05zones\x12%\n" +
 	"\x0ecluster_domain\x18\x02 \x01(\tR\rclusterDomain\x12\x1d\n" +
 	"\n" +
 	"dns_bypass\x18\x03 \x01(\bR\tdnsBypass\x12J\n" +
-	"\x10shared_listeners\x18\x04 \x03(\v2\x1f.tulle.config.v1.SharedListenerR\x0fsharedListeners\"E\n" +
+	"\x10shared_listeners\x18\x04 \x03(\v2\x1f.tulle.config.v1.SharedListenerR\x0fsharedListeners\x12!\n" +
+	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\x12B\n" +
+	"\rreason_detail\x18\x06 \x01(\x0e2\x1d.tulle.config.v1.ReasonDetailR\freasonDetail\"E\n" +
 	"\x0eSharedListener\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1f\n" +
 	"\vtarget_port\x18\x02 \x01(\rR\n" +
@@ -1243,7 +1828,7 @@ const file_config_proto_rawDesc = "" +
 	"\x06shared\x18\x05 \x01(\bR\x06shared\x12!\n" +
 	"\fbind_address\x18\x06 \x01(\tR\vbindAddress\x12+\n" +
 	"\x05ports\x18\a \x03(\v2\x15.tulle.config.v1.PortR\x05ports\x12\x10\n" +
-	"\x03pod\x18\b \x01(\tR\x03pod\"\xa4\x02\n" +
+	"\x03pod\x18\b \x01(\tR\x03pod\"\xc9\x02\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -1254,16 +1839,18 @@ const file_config_proto_rawDesc = "" +
 	"\x0eretry_attempts\x18\x06 \x01(\rR\rretryAttempts\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\a \x01(\x04R\ttimeoutMs\x12&\n" +
-	"\x0fidle_timeout_ms\x18\b \x01(\x04R\ridleTimeoutMs\"\x85\x01\n" +
+	"\x0fidle_timeout_ms\x18\b \x01(\x04R\ridleTimeoutMs\x12#\n" +
+	"\rencoded_slash\x18\t \x01(\bR\fencodedSlash\"\x85\x01\n" +
 	"\x05Route\x12\x14\n" +
 	"\x05split\x18\x01 \x01(\tR\x05split\x120\n" +
 	"\amatches\x18\x02 \x03(\v2\x16.tulle.config.v1.MatchR\amatches\x124\n" +
-	"\bbackends\x18\x03 \x03(\v2\x18.tulle.config.v1.BackendR\bbackends\"x\n" +
+	"\bbackends\x18\x03 \x03(\v2\x18.tulle.config.v1.BackendR\bbackends\"\x8c\x01\n" +
 	"\x05Match\x12\x1d\n" +
 	"\n" +
 	"path_regex\x18\x01 \x01(\tR\tpathRegex\x12\x18\n" +
 	"\amethods\x18\x02 \x03(\tR\amethods\x126\n" +
-	"\aheaders\x18\x03 \x03(\v2\x1c.tulle.config.v1.HeaderMatchR\aheaders\"B\n" +
+	"\aheaders\x18\x03 \x03(\v2\x1c.tulle.config.v1.HeaderMatchR\aheaders\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"B\n" +
 	"\vHeaderMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vvalue_regex\x18\x02 \x01(\tR\n" +
@@ -1280,25 +1867,57 @@ const file_config_proto_rawDesc = "" +
 	"\fEndpointPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x10\n" +
 	"\x03udp\x18\x02 \x01(\bR\x03udp\x127\n" +
-	"\tendpoints\x18\x03 \x03(\v2\x19.tulle.config.v1.EndpointR\tendpoints\"\x8e\x01\n" +
+	"\tendpoints\x18\x03 \x03(\v2\x19.tulle.config.v1.EndpointR\tendpoints\"\xc8\x01\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
 	"\bdraining\x18\x03 \x01(\bR\bdraining\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x12\n" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x10\n" +
-	"\x03pod\x18\x06 \x01(\tR\x03pod\"k\n" +
+	"\x03pod\x18\x06 \x01(\tR\x03pod\x12\x1a\n" +
+	"\bworkload\x18\a \x01(\tR\bworkload\x12\x1c\n" +
+	"\tprotected\x18\b \x01(\bR\tprotected\"\xe5\x01\n" +
+	"\x06Policy\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
+	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12/\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x1b.tulle.config.v1.AccessModeR\x04mode\x12.\n" +
+	"\x06grants\x18\x04 \x03(\v2\x16.tulle.config.v1.GrantR\x06grants\x123\n" +
+	"\x06groups\x18\x05 \x03(\v2\x1b.tulle.config.v1.MatchGroupR\x06groups\"\x93\x01\n" +
+	"\x05Grant\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x121\n" +
+	"\asources\x18\x02 \x03(\v2\x17.tulle.config.v1.SourceR\asources\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12+\n" +
+	"\x05rules\x18\x04 \x03(\v2\x15.tulle.config.v1.RuleR\x05rules\"O\n" +
+	"\x06Source\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
+	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\"\xa7\x01\n" +
+	"\x04Rule\x12-\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x19.tulle.config.v1.RuleKindR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06broken\x18\x03 \x01(\bR\x06broken\x12\x14\n" +
+	"\x05ports\x18\x04 \x03(\rR\x05ports\x12\x14\n" +
+	"\x05group\x18\x05 \x01(\rR\x05group\x12\x18\n" +
+	"\amatches\x18\x06 \x03(\rR\amatches\"R\n" +
+	"\n" +
+	"MatchGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x120\n" +
+	"\amatches\x18\x02 \x03(\v2\x16.tulle.config.v1.MatchR\amatches\"\xb1\x01\n" +
 	"\x05Proxy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tin_slices\x18\x02 \x01(\bR\binSlices\x121\n" +
-	"\acallers\x18\x03 \x03(\v2\x17.tulle.config.v1.CallerR\acallers\"\xad\x01\n" +
+	"\acallers\x18\x03 \x03(\v2\x17.tulle.config.v1.CallerR\acallers\x12\x1d\n" +
+	"\n" +
+	"pod_ranges\x18\x04 \x03(\tR\tpodRanges\x12%\n" +
+	"\x0enode_addresses\x18\x05 \x03(\tR\rnodeAddresses\"\xcc\x01\n" +
 	"\x06Caller\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x03 \x01(\tR\x03pod\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\tR\x03uid\x12'\n" +
 	"\x0fservice_account\x18\x05 \x01(\tR\x0eserviceAccount\x12\x1a\n" +
-	"\bworkload\x18\x06 \x01(\tR\bworkload\"H\n" +
+	"\bworkload\x18\x06 \x01(\tR\bworkload\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\a \x01(\x03R\texpiresMs\"H\n" +
 	"\n" +
 	"Rejections\x12:\n" +
 	"\n" +
@@ -1310,7 +1929,11 @@ const file_config_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1b\n" +
 	"\tbusy_port\x18\x05 \x01(\rR\bbusyPort\x12\x19\n" +
-	"\bbusy_udp\x18\x06 \x01(\bR\abusyUdp*[\n" +
+	"\bbusy_udp\x18\x06 \x01(\bR\abusyUdp*V\n" +
+	"\fReasonDetail\x12\x16\n" +
+	"\x12REASON_DETAIL_CODE\x10\x00\x12\x16\n" +
+	"\x12REASON_DETAIL_NONE\x10\x01\x12\x16\n" +
+	"\x12REASON_DETAIL_FULL\x10\x02*[\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPROTOCOL_HTTP\x10\x01\x12\x10\n" +
@@ -1321,7 +1944,17 @@ const file_config_proto_rawDesc = "" +
 	"\vSCHEME_HTTP\x10\x01\x12\x0e\n" +
 	"\n" +
 	"SCHEME_H2C\x10\x02\x12\x10\n" +
-	"\fSCHEME_HTTPS\x10\x03B4Z2github.com/tulle-mesh/tulle/api/config/v1;configv1b\x06proto3"
+	"\fSCHEME_HTTPS\x10\x03*Y\n" +
+	"\n" +
+	"AccessMode\x12\x1b\n" +
+	"\x17ACCESS_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11ACCESS_MODE_AUDIT\x10\x01\x12\x17\n" +
+	"\x13ACCESS_MODE_ENFORCE\x10\x02*_\n" +
+	"\bRuleKind\x12\x19\n" +
+	"\x15RULE_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eRULE_KIND_HTTP\x10\x01\x12\x11\n" +
+	"\rRULE_KIND_TCP\x10\x02\x12\x11\n" +
+	"\rRULE_KIND_UDP\x10\x03B4Z2github.com/tulle-mesh/tulle/api/config/v1;configv1b\x06proto3"
 
 var (
 	file_config_proto_rawDescOnce sync.Once
@@ -1335,45 +1968,61 @@ func file_config_proto_rawDescGZIP() []byte {
 	return file_config_proto_rawDescData
 }
 
-var file_config_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_config_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_config_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_config_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_config_proto_goTypes = []any{
-	(Protocol)(0),          // 0: tulle.config.v1.Protocol
-	(Scheme)(0),            // 1: tulle.config.v1.Scheme
-	(*Mesh)(nil),           // 2: tulle.config.v1.Mesh
-	(*SharedListener)(nil), // 3: tulle.config.v1.SharedListener
-	(*Service)(nil),        // 4: tulle.config.v1.Service
-	(*Port)(nil),           // 5: tulle.config.v1.Port
-	(*Route)(nil),          // 6: tulle.config.v1.Route
-	(*Match)(nil),          // 7: tulle.config.v1.Match
-	(*HeaderMatch)(nil),    // 8: tulle.config.v1.HeaderMatch
-	(*Backend)(nil),        // 9: tulle.config.v1.Backend
-	(*Endpoints)(nil),      // 10: tulle.config.v1.Endpoints
-	(*EndpointPort)(nil),   // 11: tulle.config.v1.EndpointPort
-	(*Endpoint)(nil),       // 12: tulle.config.v1.Endpoint
-	(*Proxy)(nil),          // 13: tulle.config.v1.Proxy
-	(*Caller)(nil),         // 14: tulle.config.v1.Caller
-	(*Rejections)(nil),     // 15: tulle.config.v1.Rejections
-	(*Rejection)(nil),      // 16: tulle.config.v1.Rejection
+	(ReasonDetail)(0),      // 0: tulle.config.v1.ReasonDetail
+	(Protocol)(0),          // 1: tulle.config.v1.Protocol
+	(Scheme)(0),            // 2: tulle.config.v1.Scheme
+	(AccessMode)(0),        // 3: tulle.config.v1.AccessMode
+	(RuleKind)(0),          // 4: tulle.config.v1.RuleKind
+	(*Mesh)(nil),           // 5: tulle.config.v1.Mesh
+	(*SharedListener)(nil), // 6: tulle.config.v1.SharedListener
+	(*Service)(nil),        // 7: tulle.config.v1.Service
+	(*Port)(nil),           // 8: tulle.config.v1.Port
+	(*Route)(nil),          // 9: tulle.config.v1.Route
+	(*Match)(nil),          // 10: tulle.config.v1.Match
+	(*HeaderMatch)(nil),    // 11: tulle.config.v1.HeaderMatch
+	(*Backend)(nil),        // 12: tulle.config.v1.Backend
+	(*Endpoints)(nil),      // 13: tulle.config.v1.Endpoints
+	(*EndpointPort)(nil),   // 14: tulle.config.v1.EndpointPort
+	(*Endpoint)(nil),       // 15: tulle.config.v1.Endpoint
+	(*Policy)(nil),         // 16: tulle.config.v1.Policy
+	(*Grant)(nil),          // 17: tulle.config.v1.Grant
+	(*Source)(nil),         // 18: tulle.config.v1.Source
+	(*Rule)(nil),           // 19: tulle.config.v1.Rule
+	(*MatchGroup)(nil),     // 20: tulle.config.v1.MatchGroup
+	(*Proxy)(nil),          // 21: tulle.config.v1.Proxy
+	(*Caller)(nil),         // 22: tulle.config.v1.Caller
+	(*Rejections)(nil),     // 23: tulle.config.v1.Rejections
+	(*Rejection)(nil),      // 24: tulle.config.v1.Rejection
 }
 var file_config_proto_depIdxs = []int32{
-	3,  // 0: tulle.config.v1.Mesh.shared_listeners:type_name -> tulle.config.v1.SharedListener
-	5,  // 1: tulle.config.v1.Service.ports:type_name -> tulle.config.v1.Port
-	0,  // 2: tulle.config.v1.Port.protocol:type_name -> tulle.config.v1.Protocol
-	6,  // 3: tulle.config.v1.Port.routes:type_name -> tulle.config.v1.Route
-	7,  // 4: tulle.config.v1.Route.matches:type_name -> tulle.config.v1.Match
-	9,  // 5: tulle.config.v1.Route.backends:type_name -> tulle.config.v1.Backend
-	8,  // 6: tulle.config.v1.Match.headers:type_name -> tulle.config.v1.HeaderMatch
-	1,  // 7: tulle.config.v1.Backend.scheme:type_name -> tulle.config.v1.Scheme
-	11, // 8: tulle.config.v1.Endpoints.ports:type_name -> tulle.config.v1.EndpointPort
-	12, // 9: tulle.config.v1.EndpointPort.endpoints:type_name -> tulle.config.v1.Endpoint
-	14, // 10: tulle.config.v1.Proxy.callers:type_name -> tulle.config.v1.Caller
-	16, // 11: tulle.config.v1.Rejections.rejections:type_name -> tulle.config.v1.Rejection
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	6,  // 0: tulle.config.v1.Mesh.shared_listeners:type_name -> tulle.config.v1.SharedListener
+	0,  // 1: tulle.config.v1.Mesh.reason_detail:type_name -> tulle.config.v1.ReasonDetail
+	8,  // 2: tulle.config.v1.Service.ports:type_name -> tulle.config.v1.Port
+	1,  // 3: tulle.config.v1.Port.protocol:type_name -> tulle.config.v1.Protocol
+	9,  // 4: tulle.config.v1.Port.routes:type_name -> tulle.config.v1.Route
+	10, // 5: tulle.config.v1.Route.matches:type_name -> tulle.config.v1.Match
+	12, // 6: tulle.config.v1.Route.backends:type_name -> tulle.config.v1.Backend
+	11, // 7: tulle.config.v1.Match.headers:type_name -> tulle.config.v1.HeaderMatch
+	2,  // 8: tulle.config.v1.Backend.scheme:type_name -> tulle.config.v1.Scheme
+	14, // 9: tulle.config.v1.Endpoints.ports:type_name -> tulle.config.v1.EndpointPort
+	15, // 10: tulle.config.v1.EndpointPort.endpoints:type_name -> tulle.config.v1.Endpoint
+	3,  // 11: tulle.config.v1.Policy.mode:type_name -> tulle.config.v1.AccessMode
+	17, // 12: tulle.config.v1.Policy.grants:type_name -> tulle.config.v1.Grant
+	20, // 13: tulle.config.v1.Policy.groups:type_name -> tulle.config.v1.MatchGroup
+	18, // 14: tulle.config.v1.Grant.sources:type_name -> tulle.config.v1.Source
+	19, // 15: tulle.config.v1.Grant.rules:type_name -> tulle.config.v1.Rule
+	4,  // 16: tulle.config.v1.Rule.kind:type_name -> tulle.config.v1.RuleKind
+	10, // 17: tulle.config.v1.MatchGroup.matches:type_name -> tulle.config.v1.Match
+	22, // 18: tulle.config.v1.Proxy.callers:type_name -> tulle.config.v1.Caller
+	24, // 19: tulle.config.v1.Rejections.rejections:type_name -> tulle.config.v1.Rejection
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_config_proto_init() }
@@ -1386,8 +2035,8 @@ func file_config_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_config_proto_rawDesc), len(file_config_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   15,
+			NumEnums:      5,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -17,6 +17,7 @@ const TypePrefix = "type.googleapis.com/"
 // The type URLs of the resources, in the order in which a proxy subscribes to them.
 const (
 	MeshType      = TypePrefix + "tulle.config.v1.Mesh"
+	PolicyType    = TypePrefix + "tulle.config.v1.Policy"
 	EndpointsType = TypePrefix + "tulle.config.v1.Endpoints"
 	ServiceType   = TypePrefix + "tulle.config.v1.Service"
 	ProxyType     = TypePrefix + "tulle.config.v1.Proxy"

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -15,6 +16,8 @@ var ErrNoEndpoint = errors.New("no endpoint is ready")
 
 // Carrier sends a request to endpoints.
 type Carrier interface {
+	// Context ends when nobody waits for an answer any more, or soon after.
+	Context() context.Context
 	// Attempt sends the request to an endpoint. Without an error the answer was passed on, as far as it came.
 	// An *upstream.DialError says that nothing was sent.
 	Attempt(e *upstream.Endpoint) error
@@ -31,15 +34,18 @@ func (x *Exchange) Forward(c Carrier) error {
 		return ErrNoEndpoint
 	}
 	err := x.attempt(c, e)
-	if err == nil {
-		return nil
+	if err == nil || errors.As(err, new(*Denied)) {
+		return err
 	}
 	return x.again(c, e, err)
 }
 
 func (x *Exchange) attempt(c Carrier, e *upstream.Endpoint) error {
-	x.Attempts++
 	x.Endpoint = e
+	if err := x.judge(c.Context(), e); err != nil {
+		return err
+	}
+	x.Attempts++
 	e.Begin()
 	defer e.End()
 	err := c.Attempt(e)
@@ -73,8 +79,8 @@ func (x *Exchange) again(c Carrier, e *upstream.Endpoint, err error) error {
 		if e == nil {
 			return ErrNoEndpoint
 		}
-		if err = x.attempt(c, e); err == nil {
-			return nil
+		if err = x.attempt(c, e); err == nil || errors.As(err, new(*Denied)) {
+			return err
 		}
 		tried = append(tried, e)
 	}

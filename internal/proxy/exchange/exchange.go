@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
@@ -20,6 +22,7 @@ import (
 // Mesh is what all exchanges of a proxy share.
 type Mesh struct {
 	Table func() *route.Table
+	Gate  *policy.Gate
 	Meter *meter.Meter
 	Log   *slog.Logger
 }
@@ -30,6 +33,7 @@ type Client struct {
 	Addr    netip.Addr
 	Text    string       // Addr as text
 	Counted *meter.Cache // nil if the client's requests are counted by several goroutines
+	cert    cert
 }
 
 // Exchange is one request and its response.
@@ -41,8 +45,8 @@ type Exchange struct {
 	// Request is what the request is judged by. Its strings are valid as long as the exchange lasts.
 	route.Request
 	Protocol string // "HTTP/1.1"
-	// Target is what endpoints are asked for, in origin form: the path with the query, byte for byte as the client sent it
-	// unless somebody calls SetPath.
+	// Target is what is asked for, in origin form: the path with the query, byte for byte as the client sent it unless
+	// routes judge paths, which need the one form that a path has.
 	Target string
 
 	// What was decided, as far as it got.
@@ -56,19 +60,37 @@ type Exchange struct {
 	// How it ended.
 	Status  int // that the client got; 0 if it went away before
 	Reason  refusal.Reason
-	In, Out int64 // bytes of the bodies
+	Audit   access.Reason // why access control would have refused it
+	In, Out int64         // bytes of the bodies
+
+	asked  string         // the path as the client sent it
+	judged string         // the path that Endpoint's policy judged, if that is another one
+	seen   access.Request // what policies judge
 }
 
 // SetTarget sets Target, and Path, which is a part of it.
 func (x *Exchange) SetTarget(target string) {
 	x.Target = target
 	x.Path, _, _ = strings.Cut(target, "?")
+	x.asked = x.Path
 }
 
-// SetPath replaces the path that is forwarded: whoever judges another form of a path must forward that form.
-func (x *Exchange) SetPath(path string) {
-	x.Target = path + x.Target[len(x.Path):]
-	x.Path = path
+// Sent is what Endpoint is asked for: whoever judged another form of the path must be sent that form.
+func (x *Exchange) Sent() string {
+	if x.judged == "" {
+		return x.Target
+	}
+	return x.judged + x.Target[len(x.Path):]
+}
+
+// canonicalise gives the path its one form. It is false if it has none.
+func (x *Exchange) canonicalise() bool {
+	path, ok := access.Canonical(x.Path, x.Port.EncodedSlash)
+	if ok && path != x.Path {
+		x.Target = path + x.Target[len(x.Path):]
+		x.Path = path
+	}
+	return ok
 }
 
 // Decide chooses the backend, or says why there is none.
@@ -81,6 +103,9 @@ func (x *Exchange) Decide() refusal.Reason {
 	}
 	if x.Method == http.MethodConnect {
 		return refusal.ConnectMethod
+	}
+	if x.Port.JudgesPaths && !x.canonicalise() {
+		return refusal.BadPath
 	}
 	if x.Route = x.Port.Match(&x.Request); x.Route == nil {
 		return refusal.NoRoute
@@ -125,8 +150,8 @@ func (x *Exchange) entry(p meter.Peers, took time.Duration) *meter.Entry {
 		Time: x.Begun, Protocol: x.Protocol, Client: x.Client.Text,
 		SourceNamespace: p.SourceNamespace, SourceWorkload: p.SourceWorkload,
 		Namespace: p.Namespace, Service: p.Service, Port: p.Port, Backend: p.Backend,
-		Method: x.Method, Host: x.Host, Path: x.Path,
-		Status: x.Status, Reason: string(x.Reason), BytesIn: x.In, BytesOut: x.Out,
+		Method: x.Method, Host: x.Host, Path: x.asked,
+		Status: x.Status, Reason: string(x.Reason), Audit: string(x.Audit), BytesIn: x.In, BytesOut: x.Out,
 		Seconds: took.Seconds(), Attempts: x.Attempts,
 	}
 	if x.Caller != nil {

@@ -156,7 +156,7 @@ func (s *sink) add(p []byte) error {
 func (s *sink) end(trailers *head) {
 	if s.framed == chunked {
 		s.buffer = append(s.buffer, "0\r\n"...)
-		s.buffer = trailers.appendKept(s.buffer, 0)
+		s.buffer = trailers.appendKept(s.buffer, 1<<meshOwn)
 		s.buffer = append(s.buffer, "\r\n"...)
 	}
 }

@@ -8,10 +8,14 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 )
 
 var defaultLimits = Limits{Line: 8 << 10, Head: 64 << 10, Fields: 200}
@@ -64,10 +68,11 @@ func endToEnd(h http.Header) http.Header {
 	for _, name := range []string{
 		"Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Content-Length", "Upgrade",
 		"Proxy-Authenticate", "Proxy-Authorization", "Http2-Settings", "Expect", "X-Forwarded-For", "X-Forwarded-Proto",
-		"X-Forwarded-Host",
+		"X-Forwarded-Host", "Forwarded",
 	} {
 		delete(h, name)
 	}
+	maps.DeleteFunc(h, func(name string, _ []string) bool { return policy.IsOwn(name) })
 	return h
 }
 
@@ -129,7 +134,7 @@ func ours(b []byte) (forwarded []byte, rest string, err error) {
 	}
 	var s source
 	s.begin(nothing{}, r.body, b, n)
-	out := r.appendHead(nil, hopHeader{target: string(r.target), host: "endpoint", client: "192.0.2.1"})
+	out := r.appendHead(nil, hopHeader{target: string(r.target), host: "endpoint", client: &exchange.Client{Addr: netip.MustParseAddr("192.0.2.1"), Text: "192.0.2.1"}})
 	w := sink{buffer: out, framed: r.body.framing}
 	data, err := readAll(&s)
 	if err != nil {

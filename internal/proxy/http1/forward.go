@@ -121,11 +121,14 @@ func (c *conn) fail(err error) {
 		c.closing = true
 		_ = c.tcp.SetWriteDeadline(time.Time{}) // fails on a connection that is closed
 	}
+	var denied *exchange.Denied
 	switch {
 	case c.begun:
 		c.breakOff(err)
 	case errors.Is(err, exchange.ErrNoEndpoint):
 		c.refuse(refusal.NoEndpoint)
+	case errors.As(err, &denied):
+		c.refuse(denied.Reason)
 	case why == timeout:
 		c.refuse(refusal.Timeout)
 	case why == gone, why == closed:
@@ -164,6 +167,10 @@ func (c *conn) breakOff(err error) {
 }
 
 func isDial(err error) bool { return errors.As(err, new(*upstream.DialError)) }
+
+// Context implements exchange.Carrier. A context of each request's own would cost more than waiting for a client that
+// has gone.
+func (c *conn) Context() context.Context { return c.server.ctx }
 
 // Bodyless implements exchange.Carrier.
 func (c *conn) Bodyless() bool { return c.request.body.framing == none }
@@ -274,7 +281,9 @@ func (c *conn) send(up *upstream.Conn) error {
 		size = largeBuffer
 	}
 	c.toUp.begin(up.Conn, size)
-	c.toUp.buffer = r.appendHead(c.toUp.buffer, hopHeader{target: c.x.Target, host: c.x.Endpoint.Address(), client: c.client.Text})
+	c.toUp.buffer = r.appendHead(c.toUp.buffer, hopHeader{
+		target: c.x.Sent(), host: c.x.Endpoint.Address(), client: &c.client, cert: c.x.ClientCert(),
+	})
 	c.toUp.framed = r.body.framing
 	if r.body.framing == none {
 		return c.toUp.flush()

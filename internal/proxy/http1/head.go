@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"net/textproto"
 	"unsafe"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 )
 
 // Error is a message that is read no further, and how that is told: as an answer to a request, as a bad gateway for a
@@ -55,10 +57,15 @@ const (
 	forwardedFor
 	forwardedProto
 	forwardedHost
+	forwarded
+	meshOwn // the mesh's to set
 )
 
 // kindOf knows the fields by length first: most names have no other candidate.
 func kindOf(name []byte) kind {
+	if policy.IsOwn(view(name)) {
+		return meshOwn
+	}
 	switch len(name) {
 	case 2:
 		return known(name, "te", te)
@@ -68,6 +75,8 @@ func kindOf(name []byte) kind {
 		return known(name, "expect", expect)
 	case 7:
 		return known(name, "upgrade", upgrade) | known(name, "trailer", trailer)
+	case 9:
+		return known(name, "forwarded", forwarded)
 	case 10:
 		return known(name, "connection", connection) | known(name, "keep-alive", hopByHop)
 	case 14:

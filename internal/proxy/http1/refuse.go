@@ -40,7 +40,8 @@ func (c *conn) refuseHead(r refusal.Reason) {
 // refuse answers the request with a reason. Nothing of an answer may have been sent.
 func (c *conn) refuse(r refusal.Reason) {
 	x := &c.x
-	a := r.Answer()
+	told, line := x.Told(r)
+	a := told.Answer()
 	x.Reason, x.Status, c.begun = r, a.Status, true
 	c.skipBody()
 	if r == refusal.ConnectMethod {
@@ -53,11 +54,11 @@ func (c *conn) refuse(r refusal.Reason) {
 	b = append(b, ' ')
 	b = append(b, http.StatusText(a.Status)...)
 	b = append(b, "\r\n"...)
-	b = appendField(b, refusal.Header, string(r))
+	b = appendField(b, refusal.Header, string(told))
 	if r == refusal.ConnectMethod {
 		b = appendField(b, "Allow", "")
 	}
-	text := "tulle: " + a.Text + " (" + string(r) + ")\n"
+	text := "tulle: " + line + " (" + string(told) + ")\n"
 	b = appendField(b, "Content-Type", "text/plain; charset=utf-8")
 	b = appendLength(b, int64(len(text)))
 	if c.closing {

@@ -1,6 +1,11 @@
 package http1
 
-import "strconv"
+import (
+	"strconv"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
+)
 
 // kinds is a set of kinds of fields.
 type kinds uint32
@@ -50,7 +55,8 @@ const chunkedField = "Transfer-Encoding: chunked\r\n"
 type hopHeader struct {
 	target string // what is asked for, in origin form
 	host   string // if the client named none, which HTTP/1.0 allows
-	client string // its address
+	client *exchange.Client
+	cert   string // who calls
 }
 
 // appendHead makes the head that goes to an endpoint.
@@ -59,7 +65,7 @@ func (r *request) appendHead(out []byte, own hopHeader) []byte {
 	out = append(out, ' ')
 	out = append(out, own.target...)
 	out = append(out, " HTTP/1.1\r\n"...)
-	without := hop | 1<<forwardedFor
+	without := hop | 1<<forwardedFor | 1<<forwarded | 1<<meshOwn
 	if r.body.framing != chunked {
 		without |= 1 << trailer
 	}
@@ -75,6 +81,9 @@ func (r *request) appendHead(out []byte, own hopHeader) []byte {
 	}
 	out = r.appendKept(out, without)
 	out = r.appendForwarded(out, own.client, seen)
+	if own.cert != "" {
+		out = appendField(out, policy.ClientCert, own.cert)
+	}
 	switch {
 	case r.body.framing == chunked:
 		out = append(out, chunkedField...)
@@ -103,23 +112,36 @@ func (h *head) seen() (k kinds) {
 
 // appendForwarded adds the client's address to X-Forwarded-For, and says what else the client meant unless somebody
 // before us has.
-func (r *request) appendForwarded(out []byte, client string, seen kinds) []byte {
+func (r *request) appendForwarded(out []byte, client *exchange.Client, seen kinds) []byte {
 	out = append(out, "X-Forwarded-For: "...)
 	if seen>>forwardedFor&1 != 0 {
-		for i := range r.fields {
-			if f := &r.fields[i]; f.kind == forwardedFor && !f.dropped {
-				out = append(out, r.value(f)...)
-				out = append(out, ", "...)
-			}
-		}
+		out = r.appendBefore(out, forwardedFor)
 	}
-	out = append(out, client...)
+	out = append(out, client.Text...)
 	out = append(out, "\r\n"...)
+	if seen>>forwarded&1 != 0 { // RFC 7239; who doesn't use it gets none
+		out = append(out, "Forwarded: "...)
+		out = r.appendBefore(out, forwarded)
+		out = append(out, "for="...)
+		out = append(out, client.Node()...)
+		out = append(out, ";proto=http\r\n"...)
+	}
 	if seen>>forwardedProto&1 == 0 {
 		out = append(out, "X-Forwarded-Proto: http\r\n"...)
 	}
 	if seen>>forwardedHost&1 == 0 && len(r.host) > 0 {
 		out = appendField(out, "X-Forwarded-Host", view(r.host))
+	}
+	return out
+}
+
+// appendBefore adds what those before us have said in fields of a kind.
+func (r *request) appendBefore(out []byte, k kind) []byte {
+	for i := range r.fields {
+		if f := &r.fields[i]; f.kind == k && !f.dropped {
+			out = append(out, r.value(f)...)
+			out = append(out, ", "...)
+		}
 	}
 	return out
 }

@@ -26,6 +26,11 @@ func (c *conn) switchProtocols(up *upstream.Conn, n int) error {
 		return errInterrupted
 	}
 	defer done()
+	ended, ok := c.x.Mesh.Gate.Watch(c.x.Call(c.x.Endpoint), t.cut)
+	if !ok {
+		return errInterrupted
+	}
+	defer ended()
 	if c.up.Swap(nil) == nil {
 		return errInterrupted
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 )
 
 // requestBody is the client's body on its way to an endpoint.
@@ -32,7 +34,9 @@ func newRequestBody(w http.ResponseWriter, r *http.Request) *requestBody {
 	if !b.none() {
 		b.trailer = make(http.Header, len(r.Trailer))
 		for name := range r.Trailer { // as announced
-			b.trailer[name] = nil
+			if !policy.IsOwn(name) {
+				b.trailer[name] = nil
+			}
 		}
 	}
 	return b
@@ -90,6 +94,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	case err == io.EOF:
 		if !b.ended.Swap(true) {
 			maps.Copy(b.trailer, b.r.Trailer)
+			maps.DeleteFunc(b.trailer, func(name string, _ []string) bool { return policy.IsOwn(name) })
 		}
 	case err != nil && !b.isClosed():
 		b.failed.CompareAndSwap(nil, errBox{err})

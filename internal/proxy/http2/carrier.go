@@ -43,6 +43,10 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	if s.draining.Load() || x.Client.Binding.Closed.Load() {
 		c.close()
 	}
+	if !c.agrees() {
+		c.refuse(refusal.BadRequest)
+		return
+	}
 	if reason := x.Decide(); reason != "" {
 		c.refuse(reason)
 		return
@@ -105,6 +109,16 @@ func (c *carrier) panicked(p any) {
 	c.Mesh.Meter.Panicked("http")
 	c.Mesh.Log.Error("panic in an http request", "panic", p, "stack", string(debug.Stack()))
 	c.Reason = refusal.Internal
+}
+
+// agrees says that all places of the request that name its host name the same one: Host may be there beside :authority.
+func (c *carrier) agrees() bool {
+	for _, host := range c.r.Header["Host"] {
+		if host != c.r.Host {
+			return false
+		}
+	}
+	return true
 }
 
 // passable says that the request target can be passed on byte for byte. HTTP/2 lets in what HTTP/1 has no way to say,

@@ -14,6 +14,7 @@ import (
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
@@ -32,9 +33,12 @@ func (c *carrier) fail(ctx context.Context, err error) {
 	if c.Endpoint != nil {
 		c.Mesh.Log.DebugContext(ctx, "request failed", "service", c.Port.Service.Name, "endpoint", c.Endpoint.Address(), "err", err)
 	}
+	var denied *exchange.Denied
 	switch {
 	case errors.Is(err, exchange.ErrNoEndpoint):
 		c.refuse(refusal.NoEndpoint)
+	case errors.As(err, &denied):
+		c.refuse(denied.Reason)
 	case errors.Is(context.Cause(ctx), errTimeout):
 		c.refuse(refusal.Timeout)
 	case ctx.Err() != nil:
@@ -90,6 +94,9 @@ func (c *carrier) protocol() upstream.HTTPProtocol {
 	return upstream.HTTP1
 }
 
+// Context implements exchange.Carrier.
+func (f *forwarding) Context() context.Context { return f.out.Context() }
+
 // Bodyless implements exchange.Carrier.
 func (f *forwarding) Bodyless() bool { return f.body.none() }
 
@@ -99,6 +106,10 @@ func (f *forwarding) Stopped() bool { return f.out.Context().Err() != nil }
 // Attempt implements exchange.Carrier.
 func (f *forwarding) Attempt(e *upstream.Endpoint) error {
 	out := f.out.WithContext(f.out.Context())
+	if who := f.ClientCert(); who != "" {
+		out.Header = maps.Clone(out.Header) // an attempt that failed may still be reading it
+		out.Header[policy.ClientCert] = []string{who}
+	}
 	out.URL = f.url(e.Address())
 	if !f.body.none() {
 		out.Body = &bodyReader{requestBody: f.body}
@@ -119,8 +130,8 @@ func (f *forwarding) url(address string) *url.URL {
 	if f.protocol == upstream.TLS {
 		u.Scheme = "https"
 	}
-	if !strings.HasPrefix(f.Target, "//") {
-		u.Opaque = f.Target // goes out byte for byte
+	if target := f.Sent(); !strings.HasPrefix(target, "//") {
+		u.Opaque = target // goes out byte for byte
 		return u
 	}
 	in := f.r.URL

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 )
 
 // hopByHop are the fields that concern one connection only (RFC 9110, 7.6.1), and the obsolete ones of that kind that
@@ -34,6 +36,11 @@ func (c *carrier) requestHeader() http.Header {
 	h := c.r.Header.Clone()
 	trailers := httpguts.HeaderValuesContainsToken(h["Te"], "trailers")
 	removeHopByHop(h)
+	for name := range h {
+		if policy.IsOwn(name) {
+			delete(h, name)
+		}
+	}
 	if trailers {
 		h["Te"] = []string{"trailers"} // gRPC servers insist on it
 	}
@@ -45,6 +52,9 @@ func (c *carrier) requestHeader() http.Header {
 		forwarded = strings.Join(before, ", ") + ", " + forwarded
 	}
 	h["X-Forwarded-For"] = []string{forwarded}
+	if before := h["Forwarded"]; len(before) > 0 {
+		h["Forwarded"] = []string{strings.Join(before, ", ") + ", for=" + c.Client.Node() + ";proto=http"}
+	}
 	if _, ok := h["X-Forwarded-Proto"]; !ok {
 		h["X-Forwarded-Proto"] = []string{"http"}
 	}

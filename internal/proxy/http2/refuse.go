@@ -10,6 +10,7 @@ import (
 // refuse answers the request with a reason. Nothing may have been sent to the client.
 func (c *carrier) refuse(r refusal.Reason) {
 	c.Reason, c.begun = r, true
+	r, line := c.Told(r)
 	a := r.Answer()
 	h := c.w.Header()
 	h[refusal.Header] = []string{string(r)}
@@ -17,12 +18,12 @@ func (c *carrier) refuse(r refusal.Reason) {
 		// gRPC clients read the status from what they take for trailers.
 		h["Content-Type"] = []string{"application/grpc"}
 		h["Grpc-Status"] = []string{strconv.Itoa(a.GRPC)}
-		h["Grpc-Message"] = []string{"tulle: " + a.Text}
+		h["Grpc-Message"] = []string{"tulle: " + line}
 		c.Status = http.StatusOK
 		c.w.WriteHeader(c.Status)
 		return
 	}
-	text := "tulle: " + a.Text + " (" + string(r) + ")\n"
+	text := "tulle: " + line + " (" + string(r) + ")\n"
 	h["Content-Type"] = []string{"text/plain; charset=utf-8"}
 	h["Content-Length"] = []string{strconv.Itoa(len(text))}
 	if r == refusal.ConnectMethod {

@@ -30,6 +30,7 @@ type Entry struct {
 	Path            string    `json:"path"`
 	Status          int       `json:"status"` // 0 = the client went away first
 	Reason          string    `json:"reason,omitempty"`
+	Audit           string    `json:"audit,omitempty"` // why access control would have refused it, were it enforced
 	BytesIn         int64     `json:"bytes_in"`
 	BytesOut        int64     `json:"bytes_out"`
 	Seconds         float64   `json:"seconds"`

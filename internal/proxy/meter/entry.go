@@ -33,6 +33,7 @@ func (e *Entry) append(b []byte) []byte {
 	b = appendString(b, "path", e.Path)
 	b = appendInt(b, "status", int64(e.Status))
 	b = appendNonEmpty(b, "reason", e.Reason)
+	b = appendNonEmpty(b, "audit", e.Audit)
 	b = appendInt(b, "bytes_in", e.BytesIn)
 	b = appendInt(b, "bytes_out", e.BytesOut)
 	b = append(b, `,"seconds":`...)

@@ -58,3 +58,21 @@ func (l refusalLabels) overflow() refusalLabels {
 func (l refusalLabels) values() []string {
 	return []string{l.protocol, l.namespace, l.service, l.reason}
 }
+
+// Audit is a call that access control would have denied.
+type Audit struct {
+	Protocol           string // "http", "tcp" or "udp"
+	From, To           string // ServiceAccounts, "namespace/name"
+	Namespace, Service string // the service that was called
+	Reason             string
+}
+
+func (a Audit) called() string { return Peers{Namespace: a.Namespace, Service: a.Service}.called() }
+
+func (a Audit) concerns(service string) bool { return a.called() == service }
+
+func (a Audit) overflow() Audit { return Audit{Protocol: a.Protocol, From: overflow, Reason: a.Reason} }
+
+func (a Audit) values() []string {
+	return []string{a.Protocol, a.From, a.To, a.Namespace, a.Service, a.Reason}
+}

@@ -28,6 +28,7 @@ type Meter struct {
 	conns    *family[connLabels, *Connections]
 	flows    *family[connLabels, *Flows]
 	refusals *family[refusalLabels, prometheus.Counter]
+	audits   *family[Audit, prometheus.Counter]
 
 	generation atomic.Uint64 // changes when series end or may be named anew
 
@@ -49,6 +50,7 @@ func New(c Config) *Meter {
 	m.conns = newFamily(size, spilt, m.vectors.connection)
 	m.flows = newFamily(size, spilt, m.vectors.flow)
 	m.refusals = newFamily(size, spilt, m.vectors.refusal)
+	m.audits = newFamily(size, spilt, m.vectors.audit)
 	if c.Log != nil {
 		m.vectors.register(c.Registerer, c.Log.droppedTotal())
 	}
@@ -103,6 +105,12 @@ func (m *Meter) Refused(protocol, namespace, service string, r refusal.Reason) {
 	m.refusals.get(refusalLabels{protocol, namespace, service, string(r)}, m.exists).Inc()
 }
 
+// Audited counts something that passed and that access control would have denied, were it enforced.
+func (m *Meter) Audited(a Audit) { m.audits.get(a, m.exists).Inc() }
+
+// Cut counts a live connection that a new policy ended.
+func (m *Meter) Cut(protocol, reason string) { m.vectors.cuts.WithLabelValues(protocol, reason).Inc() }
+
 // Connections returns the counters of TCP connections between peers.
 func (m *Meter) Connections(p Peers) *Connections { return m.conns.get(connLabels{p}, m.exists) }
 
@@ -147,6 +155,7 @@ func (m *Meter) Forget(service string) {
 	m.flows.forget(service, m.vectors.dropFlow)
 	m.refusals.forget(service, m.vectors.dropRefusal)
 	m.generation.Add(1)
+	m.audits.forget(service, m.vectors.dropAudit)
 }
 
 func (m *Meter) exists(service string) bool {

@@ -10,6 +10,7 @@ type vectors struct {
 	tcp, udp                           connVectors
 	datagramsIn, datagramsOut          *prometheus.CounterVec
 	refusals                           *prometheus.CounterVec
+	audits, cuts                       *prometheus.CounterVec
 	panics                             *prometheus.CounterVec
 	listeners                          *prometheus.GaugeVec
 	retries, connectFailures, overflow prometheus.Counter
@@ -53,6 +54,8 @@ func newVectors(r prometheus.Registerer) vectors {
 		datagramsIn:   counters("udp_received_datagrams_total", "Datagrams from clients.", peerNames()...),
 		datagramsOut:  counters("udp_sent_datagrams_total", "Datagrams to clients.", peerNames()...),
 		refusals:      counters("refusals_total", "What the proxy refused, by reason (docs/reasons.md).", "protocol", "namespace", "service", "reason"),
+		audits:        counters("access_audit_total", "What passed and would have been denied if access control were enforced.", "protocol", "from", "to", "namespace", "service", "reason"),
+		cuts:          counters("access_cut_total", "Live connections that a new policy ended.", "protocol", "reason"),
 		panics:        counters("panics_total", "Panics, each of which cost one connection.", "where"),
 		listeners: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: prefix + "listeners", Help: "Open listeners.",
@@ -69,7 +72,7 @@ func newVectors(r prometheus.Registerer) vectors {
 		}),
 	}
 	v.register(r, v.requests, v.durations, v.requestBytes, v.responseBytes, v.tcp.total, v.tcp.active, v.tcp.in, v.tcp.out,
-		v.udp.total, v.udp.active, v.udp.in, v.udp.out, v.datagramsIn, v.datagramsOut, v.refusals, v.panics, v.listeners,
+		v.udp.total, v.udp.active, v.udp.in, v.udp.out, v.datagramsIn, v.datagramsOut, v.refusals, v.audits, v.cuts, v.panics, v.listeners,
 		v.retries, v.connectFailures, v.overflow, v.httpConnections)
 	return v
 }
@@ -164,3 +167,7 @@ func (v *vectors) refusal(l refusalLabels) prometheus.Counter {
 }
 
 func (v *vectors) dropRefusal(l refusalLabels) { v.refusals.DeleteLabelValues(l.values()...) }
+
+func (v *vectors) audit(a Audit) prometheus.Counter { return v.audits.WithLabelValues(a.values()...) }
+
+func (v *vectors) dropAudit(a Audit) { v.audits.DeleteLabelValues(a.values()...) }

@@ -31,10 +31,27 @@ const (
 	Internal       Reason = "internal"
 )
 
+// The reasons of access control, as package access has them.
+const (
+	NoTarget       Reason = "no-target"
+	SourceDenied   Reason = "source-denied"
+	PortDenied     Reason = "port-denied"
+	RouteDenied    Reason = "route-denied"
+	BadPath        Reason = "bad-path"
+	UnknownCaller  Reason = "unknown-caller"
+	IdentityStale  Reason = "identity-stale"
+	CallerNotLocal Reason = "caller-not-local"
+	NoPolicy       Reason = "no-policy"
+)
+
+// AccessDenied stands in for the reasons of access control where clients are not to be told them.
+const AccessDenied Reason = "access-denied"
+
 // The gRPC codes that refusals are told by.
 const (
 	grpcInvalidArgument  = 3
 	grpcDeadlineExceeded = 4
+	grpcPermissionDenied = 7
 	grpcUnimplemented    = 12
 	grpcInternal         = 13
 	grpcUnavailable      = 14
@@ -86,6 +103,26 @@ func (r Reason) Answer() Answer {
 		return Answer{503, grpcUnavailable, "this proxy is shutting down"}
 	case Evicted:
 		return Answer{0, 0, "the flow made room for newer ones"}
+	case NoTarget:
+		return Answer{403, grpcPermissionDenied, "no TrafficTarget allows anybody to call this workload"}
+	case SourceDenied:
+		return Answer{403, grpcPermissionDenied, "no TrafficTarget lists the caller for this workload"}
+	case PortDenied:
+		return Answer{403, grpcPermissionDenied, "the caller may not call this workload on this port or by this protocol"}
+	case RouteDenied:
+		return Answer{403, grpcPermissionDenied, "the caller may call this workload, but no rule fits the request"}
+	case BadPath:
+		return Answer{400, grpcInvalidArgument, "rules judge the path, and it can't be brought into one form"}
+	case UnknownCaller:
+		return Answer{403, grpcPermissionDenied, "nobody knows who calls"}
+	case IdentityStale:
+		return Answer{403, grpcPermissionDenied, "the caller's identity was not confirmed in time"}
+	case CallerNotLocal:
+		return Answer{503, grpcUnavailable, "the caller is not on this proxy's node, so nobody can vouch for it"}
+	case NoPolicy:
+		return Answer{503, grpcUnavailable, "the workload is protected, and its policy is not known here"}
+	case AccessDenied:
+		return Answer{403, grpcPermissionDenied, "access denied"}
 	default:
 		return Answer{500, grpcInternal, "the proxy made a mistake; its log says more"}
 	}
@@ -97,5 +134,7 @@ func All() []Reason {
 		NoService, UnknownHost, NoRoute, NoBackend, NoEndpoint, ConnectFailed, UpstreamFailed, UpgradeFailed, Timeout,
 		BadRequest, HeadTimeout, TargetTooLong, HeadTooLarge, BadCoding, BadVersion, ConnectMethod, Draining, Evicted,
 		Internal,
+		NoTarget, SourceDenied, PortDenied, RouteDenied, BadPath, UnknownCaller, IdentityStale, CallerNotLocal, NoPolicy,
+		AccessDenied,
 	}
 }

@@ -50,6 +50,7 @@ func compilePort(s *Service, p *configv1.Port) (*Port, error) {
 		Service: s, Number: p.GetPort(), Protocol: p.GetProtocol(), TargetPort: p.GetTargetPort(),
 		RetryAttempts: int(min(p.GetRetryAttempts(), 100)),
 		Timeout:       milliseconds(p.GetTimeoutMs()), IdleTimeout: milliseconds(p.GetIdleTimeoutMs()),
+		EncodedSlash: p.GetEncodedSlash(),
 	}
 	switch p.GetProtocol() {
 	case configv1.Protocol_PROTOCOL_HTTP, configv1.Protocol_PROTOCOL_TCP, configv1.Protocol_PROTOCOL_UDP:
@@ -68,6 +69,7 @@ func compilePort(s *Service, p *configv1.Port) (*Port, error) {
 			return nil, err
 		}
 		out.Routes = append(out.Routes, route)
+		out.JudgesPaths = out.JudgesPaths || slices.ContainsFunc(route.matches, func(m match) bool { return m.path != nil })
 	}
 	return out, nil
 }
@@ -153,11 +155,39 @@ func Callers(list []*configv1.Caller) map[netip.Addr]*Caller {
 	for _, c := range list {
 		caller := &Caller{
 			Namespace: c.GetNamespace(), Pod: c.GetPod(), ServiceAccount: c.GetServiceAccount(), Workload: c.GetWorkload(),
+			UID: c.GetUid(),
+		}
+		if ms := c.GetExpiresMs(); ms != 0 {
+			caller.Expires = time.UnixMilli(ms)
 		}
 		for _, a := range c.GetAddresses() {
 			if ip, err := netip.ParseAddr(a); err == nil {
 				out[ip.Unmap()] = caller
 			}
+		}
+	}
+	return out
+}
+
+// PodRanges reads CIDRs. What is none is an error: without it, pods of other nodes would be taken for new ones of this.
+func PodRanges(list []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range list {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("range of pods: %w", err)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+// NodeAddresses lists a node's own addresses.
+func NodeAddresses(list []string) map[netip.Addr]bool {
+	out := make(map[netip.Addr]bool, len(list))
+	for _, text := range list {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out[a.Unmap()] = true
 		}
 	}
 	return out

@@ -5,6 +5,7 @@ package route
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,16 @@ type Table struct {
 	Zones    []string // longest first
 	Services map[string]*Service
 	Callers  map[netip.Addr]*Caller
+	// NodeAddresses are the node's own; PodRanges those of its pods, as far as they are known.
+	NodeAddresses map[netip.Addr]bool
+	PodRanges     []netip.Prefix
+	TrustDomain   string // of SPIFFE IDs
+	ReasonDetail  configv1.ReasonDetail
+}
+
+// OfThisNode says whether an address may be one of a pod of this node.
+func (t *Table) OfThisNode(a netip.Addr) bool {
+	return len(t.PodRanges) == 0 || slices.ContainsFunc(t.PodRanges, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // Service is a compiled service.
@@ -40,6 +51,8 @@ type Port struct {
 	RetryAttempts int
 	Timeout       time.Duration // of a whole HTTP request; 0 = none
 	IdleTimeout   time.Duration // of TCP connections and UDP flows; 0 = the default
+	EncodedSlash  bool          // paths with %2F are judged and forwarded as they are
+	JudgesPaths   bool          // a route judges paths, so that they have to be canonical
 }
 
 // UDP says that the port is a UDP port; TCP and UDP are numbered apart.
@@ -77,7 +90,12 @@ type Caller struct {
 	Pod            string
 	ServiceAccount string
 	Workload       string // "deployment/web"
+	UID            string
+	Expires        time.Time // when the entry is no identity any more; zero = never
 }
+
+// Expired says that a caller is nobody any more at a time.
+func (c *Caller) Expired(now time.Time) bool { return !c.Expires.IsZero() && !now.Before(c.Expires) }
 
 // Binding is what a listener stands for. It belongs to the connections that were accepted for it, also after the
 // listener is gone or stands for something else.

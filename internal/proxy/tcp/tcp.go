@@ -12,6 +12,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
@@ -23,6 +24,7 @@ const maxAttempts = 5
 // Config is what a Server needs. IdleTimeout is for ports that don't say otherwise; default 1 h.
 type Config struct {
 	Table       func() *route.Table
+	Gate        *policy.Gate
 	Meter       *meter.Meter
 	Log         *slog.Logger
 	IdleTimeout time.Duration
@@ -64,18 +66,27 @@ func (s *Server) Serve(conn *net.TCPConn, b *route.Binding) {
 		s.refuse(conn, b, nil, refusal.NoService)
 		return
 	}
-	backend, endpoint, up, reason := s.connect(ctx, port)
+	call := policy.Call{Peer: peerOf(conn), Port: port}
+	backend, endpoint, up, reason := s.connect(ctx, port, call)
 	if reason != "" {
 		s.refuse(conn, b, port, reason)
 		return
 	}
 	defer endpoint.End()
+	call.Endpoint = endpoint
+	ended, ok := s.config.Gate.Watch(call, func() { Reset(conn); Reset(up) })
+	if !ok {
+		Reset(conn)
+		Reset(up)
+		return
+	}
+	defer ended()
 	s.carry(conn, up, port, s.config.Meter.Connections(peers(table, conn.RemoteAddr(), port, backend)))
 }
 
-// connect picks a backend, once, and tries its endpoints until one takes the connection. The endpoint returned has
-// begun.
-func (s *Server) connect(ctx context.Context, port *route.Port) (*route.Backend, *upstream.Endpoint, *net.TCPConn, refusal.Reason) {
+// connect picks a backend, once, and tries its endpoints until one takes the connection, as far as the caller may call
+// them. The endpoint returned has begun.
+func (s *Server) connect(ctx context.Context, port *route.Port, call policy.Call) (*route.Backend, *upstream.Endpoint, *net.TCPConn, refusal.Reason) {
 	r := port.Default()
 	if r == nil {
 		return nil, nil, nil, refusal.NoRoute
@@ -92,6 +103,10 @@ func (s *Server) connect(ctx context.Context, port *route.Port) (*route.Backend,
 		}
 		if len(tried) > 0 {
 			s.config.Meter.Retried()
+		}
+		call.Endpoint = e
+		if v := s.config.Gate.Judge(ctx, call); !v.Allow {
+			return nil, nil, nil, refusal.Reason(v.Reason)
 		}
 		e.Begin()
 		c, err := e.Dial(ctx)
@@ -138,6 +153,13 @@ func (s *Server) Drain(ctx context.Context) error { return s.active.Drain(ctx) }
 
 // Cut resets all connections at once. Nothing new is served then.
 func (s *Server) Cut() { s.active.Cut() }
+
+func peerOf(c net.Conn) policy.Peer {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return policy.Peer{Address: a.AddrPort().Addr().Unmap()}
+	}
+	return policy.Peer{}
+}
 
 func peers(table *route.Table, client net.Addr, port *route.Port, backend *route.Backend) meter.Peers {
 	p := meter.Peers{

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
@@ -48,7 +49,8 @@ func (l *listener) begin(k key) (*flow, *route.Port, refusal.Reason) {
 	if s.stopped.Load() {
 		return nil, port, refusal.Draining
 	}
-	backend, endpoint, conn, reason := connect(port)
+	call := policy.Call{Peer: policy.Peer{Address: k.client.Addr().Unmap()}, Port: port}
+	backend, endpoint, conn, reason := s.connect(call)
 	if reason != "" {
 		return nil, port, reason
 	}
@@ -62,8 +64,16 @@ func (l *listener) begin(k key) (*flow, *route.Port, refusal.Reason) {
 		listener: l, key: k, binding: binding, endpoint: endpoint, conn: conn,
 		idle: cmp.Or(port.IdleTimeout, s.config.IdleTimeout), count: s.config.Meter.Flows(peers),
 	}
+	call.Endpoint = endpoint
+	unwatch, ok := s.config.Gate.Watch(call, f.close)
+	if !ok {
+		conn.Close()
+		endpoint.End()
+		return nil, port, refusal.NoPolicy
+	}
 	done, ok := s.active.Add(f.close)
 	if !ok {
+		unwatch()
 		conn.Close()
 		endpoint.End()
 		return nil, port, refusal.Draining
@@ -77,14 +87,15 @@ func (l *listener) begin(k key) (*flow, *route.Port, refusal.Reason) {
 	f.count.Active.Inc()
 	l.flows.Go(func() {
 		defer done()
+		defer unwatch()
 		f.run()
 	})
 	return f, port, ""
 }
 
-// connect picks a backend, once, and an endpoint. The endpoint has begun.
-func connect(port *route.Port) (*route.Backend, *upstream.Endpoint, *net.UDPConn, refusal.Reason) {
-	r := port.Default()
+// connect picks a backend, once, and an endpoint, if the caller may call it. The endpoint has begun.
+func (s *Server) connect(call policy.Call) (*route.Backend, *upstream.Endpoint, *net.UDPConn, refusal.Reason) {
+	r := call.Port.Default()
 	if r == nil {
 		return nil, nil, nil, refusal.NoRoute
 	}
@@ -95,6 +106,10 @@ func connect(port *route.Port) (*route.Backend, *upstream.Endpoint, *net.UDPConn
 	e := backend.Endpoints.Pick()
 	if e == nil {
 		return nil, nil, nil, refusal.NoEndpoint
+	}
+	call.Endpoint = e
+	if v := s.config.Gate.Judge(context.Background(), call); !v.Allow { // which waits for nothing
+		return nil, nil, nil, refusal.Reason(v.Reason)
 	}
 	e.Begin()
 	// Nothing is sent and nothing waited for: this can fail only for want of a route or of file descriptors.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 )
@@ -27,6 +28,7 @@ import (
 // Config is what a Server needs; the numbers' zero values mean the defaults.
 type Config struct {
 	Table       func() *route.Table
+	Gate        *policy.Gate
 	Meter       *meter.Meter
 	Log         *slog.Logger
 	IdleTimeout time.Duration // for ports that don't say otherwise; default 30 s

@@ -11,11 +11,12 @@ import (
 	"time"
 )
 
-// identity is what makes an endpoint the same one: an address that another pod got is another endpoint.
+// identity is what makes an endpoint the same one: an address that another pod or workload got is another endpoint.
 type identity struct {
-	addr netip.AddrPort
-	pod  string
-	udp  bool
+	addr     netip.AddrPort
+	pod      string
+	workload string
+	udp      bool
 }
 
 // Endpoint is one address that takes traffic, shared by all services that name it. It is safe for concurrent use.
@@ -27,6 +28,8 @@ type Endpoint struct {
 	failed   atomic.Int64 // when a connect last failed, in nanoseconds since the set's start; 0 = never
 	retired  atomic.Bool  // takes nothing new from anybody: its idle connections are of no use
 	gone     atomic.Bool  // named by nobody any more
+
+	protected atomic.Bool
 
 	refs, ready int // groups that name it, and of these the ones that may pick it; guarded by the set's mutex
 
@@ -44,6 +47,12 @@ func (e *Endpoint) AddrPort() netip.AddrPort { return e.id.addr }
 
 // Pod returns the name of the pod behind the address, empty if it is none.
 func (e *Endpoint) Pod() string { return e.id.pod }
+
+// Workload returns who is behind the address, "namespace/serviceaccount"; empty if nothing is known.
+func (e *Endpoint) Workload() string { return e.id.workload }
+
+// Protected says that there must be a policy for the workload.
+func (e *Endpoint) Protected() bool { return e.protected.Load() }
 
 // Gone says that no service names the endpoint any more.
 func (e *Endpoint) Gone() bool { return e.gone.Load() }

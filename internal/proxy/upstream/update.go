@@ -39,7 +39,7 @@ func (s *Set) Close() {
 
 type member struct {
 	identity
-	draining bool
+	draining, protected bool
 }
 
 type port struct {
@@ -66,10 +66,10 @@ func parse(name string, e *configv1.Endpoints) ([]port, error) {
 			if ep.GetPort() == 0 || ep.GetPort() > 65535 {
 				return nil, fmt.Errorf("port %d: endpoint %s has port %d", key.Port, ip, ep.GetPort())
 			}
-			id := identity{netip.AddrPortFrom(ip.Unmap(), uint16(ep.GetPort())), ep.GetPod(), key.UDP}
+			id := identity{netip.AddrPortFrom(ip.Unmap(), uint16(ep.GetPort())), ep.GetPod(), ep.GetWorkload(), key.UDP}
 			if !unique[id] {
 				unique[id] = true
-				list.members = append(list.members, member{id, ep.GetDraining()})
+				list.members = append(list.members, member{id, ep.GetDraining(), ep.GetProtected()})
 			}
 		}
 		ports = append(ports, list)
@@ -109,6 +109,7 @@ func (s *Set) resolve(list []member) *members {
 			e = &Endpoint{id: item.identity, address: item.addr.String(), config: s.config}
 			s.endpoints[item.identity] = e
 		}
+		e.protected.Store(item.protected)
 		m.all = append(m.all, e)
 		if !item.draining {
 			m.ready = append(m.ready, e)
