@@ -103,14 +103,14 @@ type requestBody struct {
 var errBodyOver = errors.New("the exchange is over")
 
 func (b *requestBody) Read(p []byte) (int, error) {
-	b.w.goOn()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.over {
+		return 0, errBodyOver
+	}
+	b.w.goOn()
 	s := &b.w.c.reqBody
 	for len(b.data) == 0 {
-		if b.over {
-			return 0, errBodyOver
-		}
 		var err error
 		if b.data, err = s.ready(); err != nil {
 			return 0, err
