@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -50,9 +51,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := f.Parse(args); err != nil {
 		return err //nolint:wrapcheck // flag has said it
 	}
+	var children sync.WaitGroup
+	defer children.Wait()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	all, err := start(ctx, o)
+	defer cancel() // which ends the children
+	all, err := start(ctx, o, &children)
 	if err != nil {
 		return err
 	}

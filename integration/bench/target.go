@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -119,25 +120,25 @@ func serveTulle(ctx context.Context, args []string) error {
 }
 
 // start starts the backend and all proxies; they end with ctx.
-func start(ctx context.Context, o options) ([]*target, error) {
+func start(ctx context.Context, o options, children *sync.WaitGroup) ([]*target, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says all
 	}
-	up, err := child(ctx, self, "backend", strconv.Itoa(o.size))
+	up, err := child(ctx, children, self, "backend", strconv.Itoa(o.size))
 	if err != nil {
 		return nil, err
 	}
-	tulle, err := child(ctx, self, "tulle", up.address, strconv.FormatBool(o.log))
+	tulle, err := child(ctx, children, self, "tulle", up.address, strconv.FormatBool(o.log))
 	if err != nil {
 		return nil, err
 	}
-	plain, err := child(ctx, self, "httputil", up.address)
+	plain, err := child(ctx, children, self, "httputil", up.address)
 	if err != nil {
 		return nil, err
 	}
 	all := []*target{tulle, plain}
-	nginx, err := startNginx(ctx, up.address, o.log)
+	nginx, err := startNginx(ctx, children, up.address, o.log)
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		fmt.Fprintln(os.Stderr, "nginx is not installed: no ratios")
@@ -150,7 +151,7 @@ func start(ctx context.Context, o options) ([]*target, error) {
 }
 
 // child starts a process that prints its address.
-func child(ctx context.Context, self, role string, args ...string) (*target, error) {
+func child(ctx context.Context, children *sync.WaitGroup, self, role string, args ...string) (*target, error) {
 	cmd := exec.CommandContext(ctx, self, append([]string{role}, args...)...) //nolint:gosec // this program
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -164,7 +165,7 @@ func child(ctx context.Context, self, role string, args ...string) (*target, err
 	if err != nil {
 		return nil, fmt.Errorf("%s said nothing: %w", role, err)
 	}
-	go func() { _ = cmd.Wait() }() // until it is killed
+	children.Go(func() { _ = cmd.Wait() }) // until it is killed
 	return &target{name: role, address: strings.TrimSpace(line), pid: cmd.Process.Pid}, nil
 }
 
@@ -196,7 +197,7 @@ http {
 }
 `
 
-func startNginx(ctx context.Context, up string, log bool) (*target, error) {
+func startNginx(ctx context.Context, children *sync.WaitGroup, up string, log bool) (*target, error) {
 	path, err := exec.LookPath("nginx")
 	if err != nil {
 		return nil, err //nolint:wrapcheck // the caller asks what it is
@@ -205,7 +206,6 @@ func startNginx(ctx context.Context, up string, log bool) (*target, error) {
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says all
 	}
-	context.AfterFunc(ctx, func() { _ = os.RemoveAll(dir) })
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says all
@@ -225,7 +225,10 @@ func startNginx(ctx context.Context, up string, log bool) (*target, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err //nolint:wrapcheck // says all
 	}
-	go func() { _ = cmd.Wait() }() // until it is killed
+	children.Go(func() {
+		_ = cmd.Wait() // until it is killed
+		_ = os.RemoveAll(dir)
+	})
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for range 500 {

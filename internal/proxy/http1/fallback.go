@@ -20,6 +20,8 @@ func (c *conn) fallback() {
 	c.mu.Lock()
 	c.cancel = cancel
 	c.mu.Unlock()
+	// Transports may look at a request after they gave it up, and the buffer is another request's by then.
+	c.x.SetTarget(strings.Clone(c.x.Target))
 	w := &writer{c: c, header: http.Header{}}
 	b := &requestBody{w: w}
 	defer c.endFallback(w, b)
@@ -33,12 +35,12 @@ func (c *conn) netRequest(ctx context.Context, b *requestBody) *http.Request {
 	out := &http.Request{
 		Method: c.x.Method, Proto: c.x.Protocol, ProtoMajor: 1, ProtoMinor: r.minor,
 		Header: r.header(), Host: string(r.host), RequestURI: string(r.raw), RemoteAddr: c.tcp.RemoteAddr().String(),
-		URL: &url.URL{Path: strings.Clone(c.x.Path)}, Body: http.NoBody,
+		URL: &url.URL{Path: c.x.Path}, Body: http.NoBody,
 	}
 	for _, k := range []string{"Host", "Content-Length", "Transfer-Encoding", "Upgrade"} {
 		delete(out.Header, k)
 	}
-	if u, err := url.ParseRequestURI(strings.Clone(c.x.Target)); err == nil {
+	if u, err := url.ParseRequestURI(c.x.Target); err == nil {
 		out.URL = u
 	}
 	out.Trailer = http.Header{}
@@ -101,14 +103,14 @@ type requestBody struct {
 var errBodyOver = errors.New("the exchange is over")
 
 func (b *requestBody) Read(p []byte) (int, error) {
-	b.w.goOn()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.over {
+		return 0, errBodyOver
+	}
+	b.w.goOn()
 	s := &b.w.c.reqBody
 	for len(b.data) == 0 {
-		if b.over {
-			return 0, errBodyOver
-		}
 		var err error
 		if b.data, err = s.ready(); err != nil {
 			return 0, err
