@@ -49,12 +49,16 @@ func TestDefaults(t *testing.T) {
 func TestFlags(t *testing.T) {
 	c, err := complete(t, map[string]string{"TULLE_DEFAULT_MODE": "tcp", "TULLE_ADDRESSES_HTTP": "dedicated"},
 		"--zones=Mesh.,traefik.mesh", "--addresses-http=shared", "--first-hop=local", "--endpoints-allow=10.0.0.1,10.1.2.3/16,fd00::/8",
-		"--endpoints-foreign-pods", "--dns-mode=print", "--dns-config-maps=kube-system/coredns,ns/custom:Corefile", "--dns-trial=false")
+		"--endpoints-foreign-pods", "--dns-mode=print", "--dns-config-maps=kube-system/coredns,ns/custom:Corefile", "--dns-trial=false",
+		"--access-default=enforce", "--access-minimum=audit", "--access-client-reason=none", "--trust-domain=Example.org", "--identity-lifetime=5s")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.Join(c.names.Zones, " ") != "mesh traefik.mesh" || !c.shadow.SharedHTTP || !c.shadow.Local || c.topology.DefaultMode != topology.TCP || !c.topology.ForeignPods {
 		t.Errorf("%+v", c)
+	}
+	if c.topology.AccessDefault != topology.AccessEnforce || c.topology.AccessMinimum != topology.AccessAudit || c.names.ReasonDetail != "none" || c.names.TrustDomain != "example.org" || c.identityLifetime != 5*time.Second {
+		t.Errorf("access control: %+v, %+v", c.topology, c.names)
 	}
 	want := []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")}
 	for i, p := range c.topology.AllowedEndpoints {
@@ -71,6 +75,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 	for _, arg := range []string{
 		"--addresses-http=both", "--first-hop=", "--default-mode=udp", "--zones=a_b", "--zones=", "--endpoints-allow=10.0.0.0/33", "--pod-cidrs=x",
 		"--service-cidrs=1.2.3", "--dns-mode=auto", "--dns-config-maps=coredns", "--log-level=loud", "--log-format=xml", "--lease-renew=20s", "--lease-retry=8s", "--slice-size=0", "--slice-size=1001",
+		"--access-default=on", "--access-minimum=", "--access-client-reason=all", "--trust-domain=a_b", "--identity-lifetime=10ms",
 	} {
 		name := strings.TrimPrefix(arg[:strings.Index(arg, "=")], "--")
 		if _, err := complete(t, nil, arg); err == nil || !strings.Contains(err.Error(), "--"+name) {

@@ -47,6 +47,7 @@ var kinds = []struct {
 	{"CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io/v1", false},
 	{"EndpointSlice", "endpointslices", "discovery.k8s.io/v1", true},
 	{"Lease", "leases", "coordination.k8s.io/v1", true},
+	{"TrafficTarget", "traffictargets", "access.smi-spec.io/v1alpha3", true},
 	{"SelfSubjectAccessReview", "selfsubjectaccessreviews", "authorization.k8s.io/v1", false},
 }
 

@@ -109,8 +109,16 @@ func (b *builder) label(ref problem.Ref, namespace string, labels map[string]str
 	return m
 }
 
+// off says that nothing is protected.
+func (a *accessModes) off() bool {
+	return len(a.namespaces) == 0 && len(a.accounts) == 0 && a.fallback == AccessOff && a.minimum == AccessOff
+}
+
 // of is the mode of a workload.
 func (a *accessModes) of(w Name) AccessMode {
+	if a.off() {
+		return AccessOff
+	}
 	m := cmp.Or(a.namespaces[w.Namespace], a.fallback).stronger(a.minimum)
 	if own := a.accounts[w]; own != "" {
 		m = m.stronger(own)

@@ -27,6 +27,14 @@ func BenchmarkBuild(b *testing.B) {
 	}
 }
 
+// BenchmarkBuildEnforced is the same with access control for all of it.
+func BenchmarkBuildEnforced(b *testing.B) {
+	r := cluster(5000, 20_000, 500)
+	for b.Loop() {
+		topology.Build(topology.Config{AccessDefault: topology.AccessEnforce}, r)
+	}
+}
+
 // BenchmarkConflictingSplits grows tenfold from one to the next if nothing is quadratic.
 func BenchmarkConflictingSplits(b *testing.B) {
 	for _, n := range []int{1000, 10_000} {

@@ -12,6 +12,9 @@ import (
 
 // addTargets turns the TrafficTargets into what the protected workloads allow.
 func (b *builder) addTargets() {
+	if b.access.off() && len(b.resources.SMI.TrafficTargets) == 0 {
+		return
+	}
 	t := b.newTargets()
 	byDestination := map[Name][]*smi.TrafficTarget{}
 	for i := range b.resources.SMI.TrafficTargets {
@@ -63,13 +66,12 @@ func (b *builder) newTargets() *targets {
 	}
 	for _, s := range b.services {
 		for _, p := range s.Ports {
-			for _, e := range p.Endpoints {
-				ports := t.served[e.Workload]
-				if ports == nil {
-					ports = map[portID]bool{}
-					t.served[e.Workload] = ports
+			var last Name // most endpoints of a port are of one workload
+			for i := range p.Endpoints {
+				if w := p.Endpoints[i].Workload; i == 0 || w != last {
+					t.serve(w, portID{p.Number, p.Protocol == UDP})
+					last = w
 				}
-				ports[portID{p.Number, p.Protocol == UDP}] = true
 			}
 		}
 	}
@@ -81,6 +83,13 @@ func (b *builder) newTargets() *targets {
 	}
 	maps.Copy(t.accounts, mapKeys(t.served))
 	return t
+}
+
+func (t *targets) serve(w Name, p portID) {
+	if t.served[w] == nil {
+		t.served[w] = map[portID]bool{}
+	}
+	t.served[w][p] = true
 }
 
 func mapKeys[V any](m map[Name]V) map[Name]bool {
