@@ -23,7 +23,7 @@ func suites() []suite {
 		{name: "mesh names", on: []string{nftables, iptables}, run: meshNames},
 		{name: "splits", on: []string{nftables, iptables}, run: splits},
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
-		{name: "shared address", on: []string{nftables}, run: sharedAddress},
+		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
 		{name: "push", on: []string{nftables}, run: pushed},
 		{name: "mesh names dual-stack", on: []string{dualStack}, run: meshDualStack},
 		{name: "custom stub domain", on: []string{dualStack}, run: customStubDomain},
