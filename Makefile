@@ -61,11 +61,9 @@ demo-cluster: build ## the same on an embedded Kubernetes (Linux, root)
 cluster: ## start an embedded Kubernetes and print its KUBECONFIG (Linux, root; ^C removes it)
 	go run ./integration/cmd/cluster
 
-bench: ## benchmarks of the packages, and CPU per request beside nginx, if it is installed
+bench: ## benchmarks of the packages, and the data plane beside nginx, HAProxy and Traefik: docs/performance.md
 	go test -run '^$$' -bench . -benchmem $(PACKAGES)
-	go run ./integration/bench
-	go run ./integration/bench -access-log
-	go run ./integration/bench -size 65536
+	integration/bench.sh -write docs/performance.md
 
 soak: ## what takes too long for `make test`
 	TULLE_SOAK=1 integration/e2e.sh

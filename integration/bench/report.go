@@ -1,0 +1,194 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+)
+
+// outcome is what came of a scenario.
+type outcome struct {
+	scenario
+
+	targets []*target
+	rows    [][]string // of a table that is not about targets; the first one is its head
+}
+
+// table is the outcome for people.
+func (o *outcome) table() [][]string {
+	if o.rows != nil {
+		return o.rows
+	}
+	base := o.targets[0]
+	rows := [][]string{{"", "CPU per request", "ratio to " + base.name, "requests/s", "p50", "p99", "memory"}}
+	for _, t := range o.targets {
+		row := []string{t.name, "", "", fmt.Sprintf("%.0f", median(t.results, func(r result) float64 { return r.rate }))}
+		if t.pid != 0 {
+			row[1] = micros(median(t.results, func(r result) time.Duration { return r.cpu }))
+			row[2] = ratio(base, t)
+		}
+		row = append(row, micros(median(t.results, func(r result) time.Duration { return r.p50 })), micros(median(t.results, func(r result) time.Duration { return r.p99 })), "")
+		if t.memory > 0 && t.pid != 0 {
+			row[6] = fmt.Sprintf("%.1f MiB", float64(t.memory)/(1<<20))
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// ratio is the median of the rounds' ratios of CPU per request, with the least and the greatest.
+func ratio(base, t *target) string {
+	var all []float64
+	for i, r := range t.results {
+		all = append(all, float64(r.cpu)/float64(base.results[i].cpu))
+	}
+	slices.Sort(all)
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", all[len(all)/2], all[0], all[len(all)-1])
+}
+
+func micros(d time.Duration) string { return fmt.Sprintf("%.1f µs", float64(d)/1e3) }
+
+func median[T ~int64 | ~float64](results []result, of func(result) T) T {
+	var list []T
+	for _, r := range results {
+		list = append(list, of(r))
+	}
+	slices.Sort(list)
+	return list[len(list)/2]
+}
+
+func (o *outcome) print(out io.Writer) {
+	fmt.Fprintf(out, "\n%s: %s\n", o.name, o.title)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, row := range o.table() {
+		fmt.Fprintln(w, strings.Join(row, "\t")+"\t")
+	}
+	_ = w.Flush() // the terminal's trouble
+}
+
+func (o *outcome) markdown(out io.Writer) {
+	fmt.Fprintf(out, "### %s\n\n`%s`\n\n", strings.ToUpper(o.title[:1])+o.title[1:], o.name)
+	for i, row := range o.table() {
+		fmt.Fprintf(out, "| %s |\n", strings.Join(row, " | "))
+		if i == 0 {
+			fmt.Fprintln(out, "|---|"+strings.Repeat("--:|", len(row)-1))
+		}
+	}
+	fmt.Fprintln(out)
+	if o.rows == nil {
+		fmt.Fprintf(out, "![%s](performance/%s.svg)\n\n", o.title, o.name)
+	}
+}
+
+// The results stand between these lines of the page.
+const (
+	opening = "<!-- results: written by make bench -->\n"
+	closing = "<!-- end of results -->\n"
+)
+
+// write replaces the results in a page, and the plots in the folder of its name.
+func write(page string, done []*outcome) error {
+	old, err := os.ReadFile(page) //nolint:gosec // as told
+	if err != nil {
+		return err
+	}
+	before, rest, found := strings.Cut(string(old), opening)
+	_, after, also := strings.Cut(rest, closing)
+	if !found || !also {
+		return fmt.Errorf("%s has no place for results", page)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s%s%s\n", before, opening, machine())
+	dir := strings.TrimSuffix(page, ".md")
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // documents
+		return err
+	}
+	for _, o := range done {
+		o.markdown(&b)
+		if o.rows != nil {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, o.name+".svg"), o.plot(), 0o644); err != nil { //nolint:gosec // documents
+			return err
+		}
+	}
+	b.WriteString(closing + after)
+	return os.WriteFile(page, []byte(b.String()), 0o644) //nolint:gosec // documents
+}
+
+// machine says when and on what the results were got.
+func machine() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %d cores (%s), %s", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), model(), runtime.Version())
+	for _, c := range [][]string{{"uname", "-sr"}, {"nginx", "-v"}, {"haproxy", "-v"}} {
+		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err == nil { //nolint:gosec,noctx // as above
+			line, _, _ := strings.Cut(string(out), "\n")
+			line, _, _ = strings.Cut(line, " 20") // HAProxy's date
+			b.WriteString(", " + strings.TrimPrefix(line, "nginx version: "))
+		}
+	}
+	return b.String() + "\n"
+}
+
+func model() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "unknown"
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if name, value, found := strings.Cut(s.Text(), ":"); found && strings.HasPrefix(name, "model name") {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown"
+}
+
+// measureSizes is what services cost when nothing happens, and when one of them changes.
+func measureSizes(ctx context.Context) (*outcome, error) {
+	rows := [][]string{{"services", "set up in", "one service's change", "memory, idle"}}
+	for _, n := range []int{1, 100, 1000, 5000} {
+		row, err := sizeOf(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, row)
+	}
+	return &outcome{scenario: scenario{name: "sizes", title: "what services cost when idle, and when one changes"}, rows: rows}, nil
+}
+
+func sizeOf(ctx context.Context, n int) ([]string, error) {
+	var children sync.WaitGroup
+	defer children.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t, err := child(ctx, &children, "sizes", spec{Up: "127.0.0.1:9", Protocol: "http", Services: n})
+	if err != nil {
+		return nil, err
+	}
+	setUp, change, found := strings.Cut(t.address, " ")
+	if !found {
+		return nil, errors.New("no figures")
+	}
+	var least int64
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for range 30 { // the collector gives back what setting up took
+		least = t.rss()
+		<-tick.C
+	}
+	return []string{fmt.Sprint(n), setUp, change, fmt.Sprintf("%.1f MiB", float64(least)/(1<<20))}, nil
+}
