@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -147,6 +150,42 @@ func TestIdleTCPConnectionsEnd(t *testing.T) {
 	if _, err := c.r.ReadByte(); err == nil {
 		t.Error("an idle connection said something")
 	}
+}
+
+// A connection that is idle holds its two sockets and nothing else: no pipe to splice through.
+func TestIdleTCPConnectionsHoldNoPipes(t *testing.T) {
+	m := start(t)
+	front := m.serve("db", tcpPort, rawServer(t, func(c net.Conn) { // without io.Copy's pipes
+		b := make([]byte, 16)
+		for n, err := c.Read(b); err == nil; n, err = c.Read(b) {
+			_, _ = c.Write(b[:n])
+		}
+	}))
+	before := pipes(t)
+	for range 50 {
+		c := dialRaw(t, front)
+		c.say("hello\n")
+		c.expect("hello\n")
+	}
+	if n := pipes(t); n > before {
+		t.Errorf("%d pipes, %d before", n, before)
+	}
+}
+
+// pipes is how many of this process's file descriptors are ends of pipes.
+func pipes(t *testing.T) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil || len(files) == 0 {
+		t.Skip("no /proc")
+	}
+	n := 0
+	for _, f := range files {
+		if to, err := os.Readlink(f); err == nil && strings.HasPrefix(to, "pipe:") {
+			n++
+		}
+	}
+	return n
 }
 
 func TestBulkIsCountedAndWhole(t *testing.T) {

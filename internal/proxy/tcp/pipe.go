@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Pipe joins two TCP connections. Between plain sockets the kernel moves the bytes (splice).
+// Pipe joins two TCP connections. The kernel moves the bytes of streams (splice).
 type Pipe struct {
 	Client, Upstream *net.TCPConn
 	// Idle ends the connections when no byte has moved in either direction for that long.
@@ -50,12 +50,17 @@ type pipeState struct {
 }
 
 // copy moves bytes from src to dst until src ends or something breaks. The read deadline is a clock, not a limit: it
-// makes ReadFrom come back so that its bytes can be counted.
+// makes move come back so that its bytes can be counted.
 func (s *pipeState) copy(dst, src *net.TCPConn, count func(float64)) {
+	m, err := newMover(dst, src)
+	if err != nil {
+		s.breakOff(dst, src, err)
+		return
+	}
 	for {
-		// An error means that src is closed, which ReadFrom reports better.
+		// An error means that src is closed, which move reports better.
 		_ = src.SetReadDeadline(time.Now().Add(s.tick))
-		n, err := dst.ReadFrom(src)
+		n, err := m.move()
 		now := time.Since(epoch)
 		if n > 0 {
 			count(float64(n))
