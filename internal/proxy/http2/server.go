@@ -67,6 +67,8 @@ func New(c Config) *Server {
 			// It takes sixteen streams that nobody reads to stall the others of their connection.
 			MaxReceiveBufferPerConnection: 4 << 20,
 			MaxReceiveBufferPerStream:     256 << 10,
+			// A connection holds a buffer as long as the longest frame that came.
+			MaxReadFrameSize: 16 << 10,
 		},
 	}
 	s.http.Protocols.SetUnencryptedHTTP2(true)
