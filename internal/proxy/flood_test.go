@@ -133,7 +133,10 @@ func TestFloods(t *testing.T) {
 		var b bytes.Buffer
 		e := hpack.NewEncoder(&b)
 		for _, field := range []hpack.HeaderField{
-			{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "web"}, {Name: ":path", Value: "/flood"},
+			{Name: ":method", Value: "GET"},
+			{Name: ":scheme", Value: "http"},
+			{Name: ":authority", Value: "web"},
+			{Name: ":path", Value: "/flood"},
 			{Name: "x", Value: strings.Repeat("y", 3500)},
 		} {
 			_ = e.WriteField(field) // to memory
