@@ -67,13 +67,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		r.print(out)
 		done = append(done, r)
 	}
-	if o.only.MatchString("sizes") {
-		sizes, err := measureSizes(ctx)
-		if err != nil {
-			return fmt.Errorf("sizes: %w", err)
+	for _, other := range others {
+		if !o.only.MatchString(other.name) {
+			continue
 		}
-		done = append(done, sizes)
-		sizes.print(out)
+		r, err := other.measure(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", other.name, err)
+		}
+		r.print(out)
+		done = append(done, r)
 	}
 	if o.write != "" {
 		return write(o.write, done)

@@ -4,8 +4,6 @@ package main
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 )
@@ -42,7 +39,7 @@ func (o *outcome) table() [][]string {
 		}
 		row = append(row, micros(median(t.results, func(r result) time.Duration { return r.p50 })), micros(median(t.results, func(r result) time.Duration { return r.p99 })), "")
 		if t.memory > 0 && t.pid != 0 {
-			row[6] = fmt.Sprintf("%.1f MiB", float64(t.memory)/(1<<20))
+			row[6] = mebibytes(t.memory)
 		}
 		rows = append(rows, row)
 	}
@@ -155,40 +152,4 @@ func model() string {
 		}
 	}
 	return "unknown"
-}
-
-// measureSizes is what services cost when nothing happens, and when one of them changes.
-func measureSizes(ctx context.Context) (*outcome, error) {
-	rows := [][]string{{"services", "set up in", "one service's change", "memory, idle"}}
-	for _, n := range []int{1, 100, 1000, 5000} {
-		row, err := sizeOf(ctx, n)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, row)
-	}
-	return &outcome{scenario: scenario{name: "sizes", title: "what services cost when idle, and when one changes"}, rows: rows}, nil
-}
-
-func sizeOf(ctx context.Context, n int) ([]string, error) {
-	var children sync.WaitGroup
-	defer children.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	t, err := child(ctx, &children, "sizes", spec{Up: "127.0.0.1:9", Protocol: "http", Services: n})
-	if err != nil {
-		return nil, err
-	}
-	setUp, change, found := strings.Cut(t.address, " ")
-	if !found {
-		return nil, errors.New("no figures")
-	}
-	var least int64
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for range 30 { // the collector gives back what setting up took
-		least = t.rss()
-		<-tick.C
-	}
-	return []string{fmt.Sprint(n), setUp, change, fmt.Sprintf("%.1f MiB", float64(least)/(1<<20))}, nil
 }

@@ -213,7 +213,6 @@ func (c *change) refuse(u configv1.Update, b busy) {
 
 // commit puts the next state into use, and what it no longer needs out of use.
 func (c *change) commit() {
-	c.next.table = &c.table
 	l := &c.p.listeners
 	for _, s := range l.touched {
 		open := own(c, "open", &c.next.open)
@@ -226,8 +225,10 @@ func (c *change) commit() {
 	l.touched = nil
 	c.p.meter.Listeners("tcp", l.tcp)
 	c.p.meter.Listeners("udp", l.udp)
-	c.next.changed = make(chan struct{})
-	c.p.now.Store(&c.next)
+	// Copies, as a pointer into c would keep it, its old state, and so all states before.
+	next, table := c.next, c.table
+	next.table, next.changed = &table, make(chan struct{})
+	c.p.now.Store(&next)
 	close(c.old.changed)
 	c.p.start()
 	for _, s := range c.released {

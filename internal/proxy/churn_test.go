@@ -198,3 +198,38 @@ func TestLongNames(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// What was config once is forgotten: only what is in use takes memory.
+func TestOldConfigIsForgotten(t *testing.T) {
+	m := start(t)
+	var u configv1.Update
+	for i := range 500 {
+		name := fmt.Sprint("web", i)
+		for _, message := range []proto.Message{endpoints(name, httpPort, 80, "127.0.0.1:9"), service(name, httpPort, 80, m.sockets.free())} {
+			r, err := configv1.NewResource("shop/"+name, message)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Set = append(u.Set, r)
+		}
+	}
+	if refused := m.Apply(u); len(refused) > 0 {
+		t.Fatal(refused)
+	}
+	target := m.sockets.free()
+	change := func(i int) {
+		m.set("shop/web1", endpoints("web1", httpPort, 80, fmt.Sprint("127.0.0.1:", 1000+i)))
+		s := service("web1", httpPort, 80, target)
+		s.Ports[0].RetryAttempts = uint32(i)
+		m.set("shop/web1", s)
+		m.set("shop/web", allow(fmt.Sprint("shop/client", i), enforce, tcpRule))
+	}
+	change(0)
+	before := heap()
+	for i := range 200 {
+		change(i + 1)
+	}
+	if after := heap(); after > before+1<<20 {
+		t.Errorf("%d KiB became %d with 200 changes", before>>10, after>>10)
+	}
+}
