@@ -29,6 +29,7 @@ var allowed = map[string][]string{
 	"internal/why":            {"api/config/v1", "internal/access", "internal/problem", "internal/proxy/route", "internal/proxy/upstream", "internal/proxyconfig", "internal/shadow", "internal/topology"},
 	"internal/shadow":         {"internal/problem", "internal/topology"},
 	"internal/proxyconfig":    {"api/config/v1", "internal/shadow", "internal/smi", "internal/topology"},
+	"internal/traefik":        {"internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
 	"internal/corefile":       {},
 	"internal/status":         {"internal/problem"},
 	"internal/identity":       {},

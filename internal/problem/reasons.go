@@ -117,3 +117,11 @@ const (
 	// RefusedByProxy is a Service or endpoints that a proxy could not take into use; what it was before stays in use.
 	RefusedByProxy Reason = "RefusedByProxy"
 )
+
+// Reasons of stock Traefik as the proxy engine: package traefik.
+const (
+	// MatchNotRendered is a TrafficSplit with a match that Traefik cannot judge; no request fits it.
+	MatchNotRendered Reason = "MatchNotRendered"
+	// NotEnforceable is a protected service that Traefik cannot protect as asked; what it cannot is closed.
+	NotEnforceable Reason = "NotEnforceable"
+)

@@ -1,0 +1,45 @@
+package traefik
+
+import (
+	"strconv"
+
+	"github.com/traefik/traefik/v2/pkg/config/dynamic"
+)
+
+// connectAttempts is how many endpoints are tried if none can be connected to, as by the mesh's own proxy.
+const connectAttempts = 5
+
+// nobody is an address that no caller has.
+const nobody = "255.255.255.255/32"
+
+// middlewares of a router that lets through.
+func (r *renderer) middlewares(t httpTarget) []string {
+	var names []string
+	if n := attempts(t); n > 1 {
+		names = append(names, r.middleware("retry-"+strconv.Itoa(n), &dynamic.Middleware{Retry: &dynamic.Retry{Attempts: n}}))
+	}
+	return names
+}
+
+// attempts is how often a request is sent at most. Traefik repeats one only if nothing of it was written, which is always
+// safe; but it draws anew between the backends of a split, so there it is left to those who ask for it: a canary that
+// refuses connections shall not look healthy.
+func attempts(t httpTarget) int {
+	if len(t.shares) > 1 {
+		return 1 + t.port.RetryAttempts
+	}
+	return max(connectAttempts, 1+t.port.RetryAttempts)
+}
+
+// closedMiddlewares refuse everything with 403 and say why.
+func (r *renderer) closedMiddlewares() []string {
+	return []string{
+		r.middleware("closed-reason", &dynamic.Middleware{Headers: &dynamic.Headers{CustomResponseHeaders: map[string]string{"Tulle-Reason": "closed"}}}),
+		r.middleware("closed", &dynamic.Middleware{IPAllowList: &dynamic.IPAllowList{SourceRange: []string{nobody}}}),
+	}
+}
+
+func (r *renderer) middleware(name string, m *dynamic.Middleware) string {
+	r.http.Middlewares[name] = m
+	return name
+}

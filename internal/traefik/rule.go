@@ -1,0 +1,89 @@
+package traefik
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/smi"
+)
+
+// Rules are text to Traefik's parser, and much in them is written by users. Every such value is one literal, which
+// nothing can end before its end; a match becomes a list of matchers that are ANDed, without parentheses, "or" or "not".
+
+// rule ANDs matchers; none is a rule that every request fits.
+func rule(matchers []string) string {
+	if len(matchers) == 0 {
+		return "PathPrefix(`/`)"
+	}
+	return strings.Join(matchers, " && ")
+}
+
+func matcher(name string, values ...string) string {
+	for i, v := range values {
+		values[i] = literal(v)
+	}
+	return name + "(" + strings.Join(values, ", ") + ")"
+}
+
+// literal writes a value as Go would, since Traefik's parser reads it as Go does: between backticks if that is possible,
+// and quoted with everything escaped that is no printable ASCII if not.
+func literal(s string) string {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' || s[i] == '`' {
+			return strconv.QuoteToASCII(s)
+		}
+	}
+	return "`" + s + "`"
+}
+
+// hostMatchers say which hosts a door is for.
+func (d door) matchers() []string {
+	if len(d.hosts) == 0 {
+		return nil
+	}
+	return []string{matcher("Host", append([]string(nil), d.hosts...)...)}
+}
+
+// matchersOf renders a match; never is true if nothing can fit it.
+func matchersOf(m smi.HTTPMatch) (matchers []string, never bool, err error) {
+	if m.PathRegex != "" {
+		template, any, none, err := pathTemplate(m.PathRegex)
+		if err != nil || none {
+			return nil, none, err
+		}
+		if !any {
+			matchers = append(matchers, matcher("PathPrefix", template))
+		}
+	}
+	if len(m.Methods) > 0 {
+		matchers = append(matchers, matcher("Method", append([]string(nil), m.Methods...)...))
+	}
+	for _, h := range m.Headers {
+		header, err := headerMatcher(h)
+		if err != nil {
+			return nil, false, err
+		}
+		matchers = append(matchers, header)
+	}
+	return matchers, false, nil
+}
+
+// headerMatcher renders a header's match. Traefik doesn't have Host among the headers.
+func headerMatcher(h smi.HeaderMatch) (string, error) {
+	if strings.EqualFold(h.Name, "host") {
+		template, err := hostTemplate(h.ValueRegex)
+		return matcher("HostRegexp", template), err
+	}
+	value, err := wholeValue(h.ValueRegex)
+	return matcher("HeadersRegexp", h.Name, value), err
+}
+
+// sources is a matcher for callers by address.
+func sources(list []netip.Addr) string {
+	texts := make([]string, 0, len(list))
+	for _, a := range list {
+		texts = append(texts, a.String())
+	}
+	return matcher("ClientIP", texts...)
+}
