@@ -27,6 +27,6 @@ Every flag can be set by an environment variable, too: --timeout by TULLE_TIMEOU
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.AddCommand(newInstall(), newUpgrade(), newUninstall(), newCheck(), newStatus(), newWhy(), newDNS(), newImages(), newBugreport(), newVersion())
-	root.AddCommand(newRun(), newDemo(stdin))
+	root.AddCommand(newRun(), newDemo(stdin), newTraefik())
 	return root
 }

@@ -53,7 +53,7 @@ func (r *renderer) access(shares []share) access {
 	if len(closed) > 1 || len(closed) == 1 && len(open) > 0 {
 		for _, s := range shares {
 			if s.unit != nil && slices.Contains(closed, s.unit.Name.String()) {
-				r.report(serviceRef(s.unit), problem.NotEnforceable, "it is protected and shares traffic of a split with %s; Traefik chooses a backend only after it let a request in, so the split is closed", problem.QuoteAll(others(append(open, closed...), s.unit.Name.String())))
+				r.report(s.unit.ref(), problem.NotEnforceable, "it is protected and shares traffic of a split with %s; Traefik chooses a backend only after it let a request in, so the split is closed", problem.QuoteAll(others(append(open, closed...), s.unit.Name.String())))
 			}
 		}
 		out.allow = nil
@@ -80,7 +80,7 @@ func (r *renderer) allowed(t httpTarget, m smi.HTTPMatch) [][]string {
 			matchers, never, err := matchersOf(allow)
 			if err != nil || !never && isPath(m) && isPath(allow) {
 				// Traefik can't judge one path by two expressions.
-				r.report(serviceRef(t.shares[0].unit), problem.NotEnforceable, "Traefik cannot judge the match %s of a TrafficTarget (together with the match of a split); what it allows is closed", problem.Quote(allow.Name))
+				r.report(t.shares[0].unit.ref(), problem.NotEnforceable, "Traefik cannot judge the match %s of a TrafficTarget (together with the match of a split); what it allows is closed", problem.Quote(allow.Name))
 				continue
 			}
 			if !never {
@@ -108,7 +108,7 @@ func (r *renderer) closedStream(p *topology.Port, shares []share) bool {
 		}
 		if _, protected := r.config.Protected[s.unit.Name]; protected {
 			closed = true
-			r.report(serviceRef(s.unit), problem.NotEnforceable, "it is protected, and Traefik knows no identity of callers of %s: port %d is closed", strings.ToUpper(string(p.Protocol)), p.Number)
+			r.report(s.unit.ref(), problem.NotEnforceable, "it is protected, and Traefik knows no identity of callers of %s: port %d is closed", strings.ToUpper(string(p.Protocol)), p.Number)
 		}
 	}
 	return closed

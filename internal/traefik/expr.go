@@ -1,12 +1,18 @@
 package traefik
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"regexp/syntax"
 	"strings"
 	"unicode/utf8"
 )
+
+// maxTemplate keeps expressions that grow while a slash is taken off them from slowing Traefik down.
+const maxTemplate = 32 << 10
+
+var errTooLarge = errors.New("expression is too large for a path template")
 
 // pathTemplate turns an expression that is tied to the start of a path (SMI's pathRegex) into a template for Traefik's
 // PathPrefix. A template has to begin with a slash that is no part of any expression: what follows it is the rest of the
@@ -24,6 +30,9 @@ func pathTemplate(expr string) (template string, any, none bool, err error) {
 		return "", false, true, nil
 	}
 	text := "(?:" + braces(rest.String()) + ")"
+	if len(text) > maxTemplate {
+		return "", false, false, errTooLarge
+	}
 	// Traefik compiles this, and the expression alone.
 	for _, s := range []string{"^/(?P<v0>" + text + ")", "^" + text + "$"} {
 		if _, err := regexp.Compile(s); err != nil {

@@ -8,50 +8,59 @@ import (
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
-// hostKey is an HTTP port of a unit.
-type hostKey struct {
-	unit string
-	port int32
+// hosts knows the mesh names by which HTTP ports are known on the shared entry points.
+type hosts struct {
+	zones []string // longest first
 }
 
-// hostsOf lists the mesh names by which HTTP ports are known on the shared entry points. Where a zone ends in another,
-// one name may be that of two services: the one of the longer zone is meant, as everywhere in the mesh.
-func hostsOf(zones []string, t topology.Topology, a shadow.Assigned) map[hostKey][]string {
-	zones = zonesOf(zones)
-	slices.SortStableFunc(zones, func(a, b string) int { return len(b) - len(a) })
-	nested := slices.ContainsFunc(zones, func(z string) bool {
-		return slices.ContainsFunc(zones, func(other string) bool { return strings.HasSuffix(z, "."+other) })
-	})
-	type claim struct {
-		host string
-		port int32
+func newHosts(zones []string) hosts {
+	var h hosts
+	for _, z := range zones {
+		if z = strings.ToLower(strings.Trim(z, ".")); z != "" {
+			h.zones = append(h.zones, z)
+		}
 	}
-	out, taken := map[hostKey][]string{}, map[claim]bool{}
-	for _, zone := range zones {
-		for i := range t.Services {
-			s := &t.Services[i]
-			if s.Backend || !a.Units[shadow.Unit{Name: s.Name, Pod: s.Pod}].Shared {
-				continue
-			}
-			names := namesOf(s, zone)
-			for _, p := range s.Ports {
-				if p.Protocol != topology.HTTP {
-					continue
-				}
-				key := hostKey{unitName(s), p.Number}
-				for _, host := range names {
-					if nested {
-						if taken[claim{host, p.Number}] {
-							continue
-						}
-						taken[claim{host, p.Number}] = true
-					}
-					out[key] = append(out[key], host)
-				}
+	slices.SortStableFunc(h.zones, func(a, b string) int { return len(b) - len(a) })
+	return h
+}
+
+// matcher fits the names of a unit; it is empty if the unit has none of its own.
+func (h hosts) matcher(u *unit, units map[shadow.Unit]*unit) string {
+	var names []string
+	for i, zone := range h.zones {
+		for _, name := range namesOf(u.Service, zone) {
+			if !h.claimed(name, i, units) {
+				names = append(names, name)
 			}
 		}
 	}
-	return out
+	if len(names) == 0 {
+		return ""
+	}
+	return matcher("Host", names...)
+}
+
+// claimed says whether a name of the zone with the index is the name of another unit in a longer zone, too: where a zone
+// ends in another, the longer one is meant, as everywhere in the mesh.
+func (h hosts) claimed(name string, zone int, units map[shadow.Unit]*unit) bool {
+	for _, longer := range h.zones[:zone] {
+		rest, ok := strings.CutSuffix(name, "."+longer)
+		if !ok {
+			continue
+		}
+		labels := strings.Split(strings.TrimSuffix(rest, ".svc.local"), ".")
+		var u shadow.Unit
+		switch len(labels) {
+		case 2:
+			u.Name = topology.Name{Namespace: labels[1], Name: labels[0]}
+		case 3:
+			u.Name, u.Pod = topology.Name{Namespace: labels[2], Name: labels[1]}, labels[0]
+		}
+		if other := units[u]; other != nil && !other.Backend {
+			return true
+		}
+	}
+	return false
 }
 
 // namesOf are the mesh names of a unit in a zone.

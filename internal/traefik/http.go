@@ -23,12 +23,12 @@ func newHTTP() *dynamic.HTTPConfiguration {
 
 // httpPort renders the routes of an HTTP port: a router for each match, so that a rule needs no "or". The first route
 // that fits is taken, so it has the highest priority.
-func (r *renderer) httpPort(s *topology.Service, p *topology.Port, doors []door) {
-	base := unitName(s) + "." + strconv.Itoa(int(p.Number))
+func (r *renderer) httpPort(u *unit, p *topology.Port, doors []door) {
+	base := u.portName(p)
 	for i, route := range p.Routes {
 		name := base + "-" + strconv.Itoa(i)
 		priority := len(p.Routes) - i
-		target := httpTarget{route: route, shares: r.shares(s, p, route), port: p, name: name}
+		target := httpTarget{route: route, shares: r.shares(u, p, route), port: p, name: name}
 		target.access = r.access(target.shares)
 		target.service = r.httpRouteService(target)
 		matches := route.Matches
@@ -38,7 +38,7 @@ func (r *renderer) httpPort(s *topology.Service, p *topology.Port, doors []door)
 		for j, m := range matches {
 			matchers, never, err := matchersOf(m)
 			if err != nil {
-				r.cannotMatch(s, route, m, err)
+				r.cannotMatch(u, route, m, err)
 			}
 			if never || err != nil {
 				continue
@@ -71,7 +71,9 @@ type httpTarget struct {
 // httpRouters adds the router of a match at a door. A protected destination has one more for each that is let in, and is
 // closed to the others. The priorities of a route's routers are above all those of the routes after it.
 func (r *renderer) httpRouters(t httpTarget, d door, m smi.HTTPMatch, matchers []string, priority int) {
-	matchers = append(d.matchers(), matchers...)
+	if d.hosts != "" {
+		matchers = append([]string{d.hosts}, matchers...)
+	}
 	name := t.name + d.suffix
 	router := &dynamic.Router{EntryPoints: []string{d.entryPoint}, Rule: rule(matchers), Service: t.service, Priority: 2 * priority}
 	if !t.access.protected {
@@ -90,8 +92,8 @@ func (r *renderer) httpRouters(t httpTarget, d door, m smi.HTTPMatch, matchers [
 }
 
 // cannotMatch reports a match that Traefik can't judge. Nothing fits it.
-func (r *renderer) cannotMatch(s *topology.Service, route topology.Route, m smi.HTTPMatch, err error) {
-	ref := serviceRef(s)
+func (r *renderer) cannotMatch(u *unit, route topology.Route, m smi.HTTPMatch, err error) {
+	ref := u.ref()
 	if route.Split != nil {
 		ref = problem.Ref{Kind: "TrafficSplit", Namespace: route.Split.Namespace, Name: route.Split.Name}
 	}
@@ -134,7 +136,7 @@ func (r *renderer) loadBalancer(t httpTarget, s share) string {
 	if s.unit == nil || s.port == nil {
 		return r.nowhere()
 	}
-	name := unitName(s.unit) + "." + strconv.Itoa(int(s.port.Number))
+	name := s.unit.portName(s.port)
 	if t.port.Timeout > 0 {
 		name += "-" + t.port.Timeout.String()
 	}

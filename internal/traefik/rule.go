@@ -37,14 +37,6 @@ func literal(s string) string {
 	return "`" + s + "`"
 }
 
-// hostMatchers say which hosts a door is for.
-func (d door) matchers() []string {
-	if len(d.hosts) == 0 {
-		return nil
-	}
-	return []string{matcher("Host", append([]string(nil), d.hosts...)...)}
-}
-
 // matchersOf renders a match; never is true if nothing can fit it.
 func matchersOf(m smi.HTTPMatch) (matchers []string, never bool, err error) {
 	if m.PathRegex != "" {

@@ -2,7 +2,6 @@ package traefik
 
 import (
 	"net/netip"
-	"strconv"
 
 	"github.com/traefik/traefik/v2/pkg/config/dynamic"
 
@@ -18,19 +17,19 @@ func newUDP() *dynamic.UDPConfiguration {
 }
 
 // fallback is the route of a port that is for everything: the last one.
-func (r *renderer) fallback(s *topology.Service, p *topology.Port) []share {
+func (r *renderer) fallback(u *unit, p *topology.Port) []share {
 	for _, route := range p.Routes {
 		if len(route.Matches) == 0 {
-			return r.shares(s, p, route)
+			return r.shares(u, p, route)
 		}
 	}
 	return nil
 }
 
 // tcpPort renders a TCP port. It has a router whatever becomes of the traffic: without one, Traefik would answer in HTTP.
-func (r *renderer) tcpPort(s *topology.Service, p *topology.Port, entryPoint string) {
-	shares := r.fallback(s, p)
-	name := unitName(s) + "." + strconv.Itoa(int(p.Number))
+func (r *renderer) tcpPort(u *unit, p *topology.Port, entryPoint string) {
+	shares := r.fallback(u, p)
+	name := u.portName(p)
 	router := &dynamic.TCPRouter{EntryPoints: []string{entryPoint}, Rule: "HostSNI(`*`)"}
 	r.tcp.Routers[name] = router
 	switch {
@@ -68,12 +67,12 @@ func tcpLoadBalancer(endpoints []topology.Endpoint) *dynamic.TCPServersLoadBalan
 }
 
 // udpPort renders a UDP port. What is to be dropped has no router.
-func (r *renderer) udpPort(s *topology.Service, p *topology.Port, entryPoint string) {
-	shares := r.fallback(s, p)
+func (r *renderer) udpPort(u *unit, p *topology.Port, entryPoint string) {
+	shares := r.fallback(u, p)
 	if len(shares) == 0 || r.closedStream(p, shares) {
 		return
 	}
-	name := unitName(s) + "." + strconv.Itoa(int(p.Number))
+	name := u.portName(p)
 	router := &dynamic.UDPRouter{EntryPoints: []string{entryPoint}}
 	if len(shares) == 1 {
 		if len(shares[0].endpoints()) == 0 {
@@ -114,7 +113,7 @@ func (s share) name() string {
 	if s.unit == nil || s.port == nil {
 		return "nowhere"
 	}
-	return unitName(s.unit) + "." + strconv.Itoa(int(s.port.Number))
+	return s.unit.portName(s.port)
 }
 
 func addressOf(e topology.Endpoint) string {

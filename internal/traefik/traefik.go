@@ -9,7 +9,7 @@ package traefik
 import (
 	"cmp"
 	"slices"
-	"strings"
+	"strconv"
 
 	"github.com/traefik/traefik/v2/pkg/config/dynamic"
 
@@ -29,19 +29,20 @@ type Config struct {
 // Render returns the configuration of all units that have a port that they can be reached by: its own, or the shared
 // one. What can't be rendered as it is meant is a Problem, and is closed or left out; never opened.
 func Render(c Config, t topology.Topology, a shadow.Assigned) (*dynamic.Configuration, []problem.Problem) {
-	r := &renderer{config: c, http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: map[string]*topology.Service{}}
-	for i := range t.Services {
-		r.units[unitName(&t.Services[i])] = &t.Services[i]
-	}
-	r.hosts = hostsOf(c.Zones, t, a)
+	r := &renderer{config: c, http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: unitsOf(t), hosts: newHosts(c.Zones)}
 	for i := range t.Services {
 		s := &t.Services[i]
 		if s.Backend {
 			continue
 		}
+		u := r.units[shadow.Unit{Name: s.Name, Pod: s.Pod}]
 		assigned := a.Units[shadow.Unit{Name: s.Name, Pod: s.Pod}]
+		var hosts string
+		if assigned.Shared {
+			hosts = r.hosts.matcher(u, r.units)
+		}
 		for j := range s.Ports {
-			r.port(s, &s.Ports[j], assigned, a.Shared)
+			r.port(u, &s.Ports[j], doorsOf(&s.Ports[j], assigned, a.Shared, hosts))
 		}
 	}
 	slices.SortFunc(r.problems, problem.Problem.Compare)
@@ -51,8 +52,8 @@ func Render(c Config, t topology.Topology, a shadow.Assigned) (*dynamic.Configur
 // renderer collects what Render returns.
 type renderer struct {
 	config   Config
-	units    map[string]*topology.Service // by unitName
-	hosts    map[hostKey][]string
+	units    map[shadow.Unit]*unit
+	hosts    hosts
 	http     *dynamic.HTTPConfiguration
 	tcp      *dynamic.TCPConfiguration
 	udp      *dynamic.UDPConfiguration
@@ -62,33 +63,37 @@ type renderer struct {
 // door is a way to a port: its own entry point, or the shared one, where the host says which service is meant.
 type door struct {
 	entryPoint string
-	hosts      []string
+	hosts      string // a matcher; empty = all
 	suffix     string // of the routers' names
 }
 
-func (r *renderer) port(s *topology.Service, p *topology.Port, a shadow.Assignment, shared []shadow.SharedPort) {
+func doorsOf(p *topology.Port, a shadow.Assignment, shared []shadow.SharedPort, hosts string) []door {
 	udp := p.Protocol == topology.UDP
 	var doors []door
 	if target := a.TargetPorts[shadow.PortKey{Number: p.Number, UDP: udp}]; target != 0 {
 		doors = append(doors, door{entryPoint: EntryPoint(target, udp)})
 	}
-	if hosts := r.hosts[hostKey{unitName(s), p.Number}]; a.Shared && p.Protocol == topology.HTTP && len(hosts) > 0 {
+	if hosts != "" && p.Protocol == topology.HTTP {
 		for _, l := range shared {
 			if l.Port == p.Number {
 				doors = append(doors, door{entryPoint: EntryPoint(l.TargetPort, false), hosts: hosts, suffix: "-shared"})
 			}
 		}
 	}
+	return doors
+}
+
+func (r *renderer) port(u *unit, p *topology.Port, doors []door) {
 	if len(doors) == 0 {
 		return
 	}
 	switch p.Protocol {
 	case topology.HTTP:
-		r.httpPort(s, p, doors)
+		r.httpPort(u, p, doors)
 	case topology.TCP:
-		r.tcpPort(s, p, doors[0].entryPoint)
+		r.tcpPort(u, p, doors[0].entryPoint)
 	case topology.UDP:
-		r.udpPort(s, p, doors[0].entryPoint)
+		r.udpPort(u, p, doors[0].entryPoint)
 	}
 }
 
@@ -111,38 +116,51 @@ func (r *renderer) report(ref problem.Ref, reason problem.Reason, format string,
 	r.problems = append(r.problems, problem.Newf(ref, reason, format, args...))
 }
 
-func serviceRef(s *topology.Service) problem.Ref {
-	return problem.Ref{APIVersion: "v1", Kind: "Service", Namespace: s.Name.Namespace, Name: s.Name.Name}
+// unit is a service, or one pod of it, by its name in the configuration: "namespace.name", "namespace.name.pod". Names
+// have dots between their parts, which are DNS labels or numbers, so that no two things share one.
+type unit struct {
+	*topology.Service
+	name string
 }
 
-// Names have dots between their parts, which are DNS labels or numbers: no two things share one.
-
-// unitName is "namespace.name", and "namespace.name.pod" for a single pod.
-func unitName(s *topology.Service) string {
-	if s.Pod != "" {
-		return s.Name.Namespace + "." + s.Name.Name + "." + s.Pod
+func unitsOf(t topology.Topology) map[shadow.Unit]*unit {
+	out := make(map[shadow.Unit]*unit, len(t.Services))
+	for i := range t.Services {
+		s := &t.Services[i]
+		u := &unit{Service: s, name: s.Name.Namespace + "." + s.Name.Name}
+		if s.Pod != "" {
+			u.name += "." + s.Pod
+		}
+		out[shadow.Unit{Name: s.Name, Pod: s.Pod}] = u
 	}
-	return s.Name.Namespace + "." + s.Name.Name
+	return out
 }
+
+func (u *unit) ref() problem.Ref {
+	return problem.Ref{APIVersion: "v1", Kind: "Service", Namespace: u.Name.Namespace, Name: u.Name.Name}
+}
+
+// portName names a port of the unit: "namespace.name.80".
+func (u *unit) portName(p *topology.Port) string { return u.name + "." + strconv.Itoa(int(p.Number)) }
 
 // share is a backend that gets a part of what a route takes.
 type share struct {
-	unit   *topology.Service // nil if there is no such service, which would be a bug of the topology
+	unit   *unit // nil if there is no such service, which would be a bug of the topology
 	port   *topology.Port
 	weight int64
 	scheme topology.Scheme
 }
 
 // shares are the backends of a route that get anything.
-func (r *renderer) shares(s *topology.Service, p *topology.Port, route topology.Route) []share {
+func (r *renderer) shares(u *unit, p *topology.Port, route topology.Route) []share {
 	var out []share
 	for _, b := range route.Backends {
 		if b.Weight <= 0 {
 			continue
 		}
-		unit := r.units[b.Service.Namespace+"."+b.Service.Name]
-		if s.Pod != "" {
-			unit = s
+		unit := r.units[shadow.Unit{Name: b.Service}]
+		if u.Pod != "" {
+			unit = u
 		}
 		sh := share{unit: unit, weight: b.Weight, scheme: cmp.Or(b.Scheme, topology.SchemeHTTP)}
 		if unit != nil {
@@ -153,7 +171,7 @@ func (r *renderer) shares(s *topology.Service, p *topology.Port, route topology.
 	return out
 }
 
-func portOf(s *topology.Service, number int32, udp bool) *topology.Port {
+func portOf(s *unit, number int32, udp bool) *topology.Port {
 	for i := range s.Ports {
 		if s.Ports[i].Number == number && (s.Ports[i].Protocol == topology.UDP) == udp {
 			return &s.Ports[i]
@@ -168,14 +186,4 @@ func (s share) endpoints() []topology.Endpoint {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(s.port.Endpoints), func(e topology.Endpoint) bool { return e.Draining })
-}
-
-func zonesOf(zones []string) []string {
-	var out []string
-	for _, z := range zones {
-		if z = strings.ToLower(strings.Trim(z, ".")); z != "" {
-			out = append(out, z)
-		}
-	}
-	return out
 }
