@@ -8,3 +8,5 @@ grep -rlE '^func Fuzz[A-Z]' --include=*_test.go "$@" | sort -u | while read -r f
 		go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-60s}" "./$(dirname "$file")"
 	done
 done
+cd integration/traefik
+go test -run '^$' -fuzz '^FuzzRule$' -fuzztime "${FUZZTIME:-60s}" .
