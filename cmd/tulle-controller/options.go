@@ -43,12 +43,14 @@ type options struct {
 	settle, overlap         time.Duration
 	sliceSize               int
 
+	engine, entryPoints string
+
 	dnsMode       string
 	dnsConfigMaps []string
 	dnsTrial      bool
 	dnsRestart    bool
 
-	pushAddress, metricsAddress, healthAddress, adminAddress string
+	pushAddress, metricsAddress, healthAddress, adminAddress, traefikAddress string
 
 	lease, renew, retry time.Duration
 	writeQPS            float32
@@ -87,6 +89,9 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 
 	f.IntVar(&o.sliceSize, "slice-size", 100, "endpoints in an EndpointSlice of a mesh address, at most (up to 1000)")
 
+	f.StringVar(&o.engine, "engine", "tulle", "what carries the traffic: tulle, or stock traefik")
+	f.StringVar(&o.entryPoints, "entry-points", "20000-20249", "ports that stock Traefik's static entry points listen on; each service's port takes one")
+
 	f.StringVar(&o.dnsMode, "dns-mode", "manage", "the stub domain in the cluster's DNS: manage, print or off")
 	f.StringSliceVar(&o.dnsConfigMaps, "dns-config-maps", nil, "ConfigMaps of the cluster's DNS that may be changed: namespace/name or namespace/name:key")
 	f.BoolVar(&o.dnsTrial, "dns-trial", true, "start a pod of the cluster's DNS with a change before it is written")
@@ -95,6 +100,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15014", "address of /metrics")
 	f.StringVar(&o.healthAddress, "health-address", ":15015", "address of /readyz and /healthz")
+	f.StringVar(&o.traefikAddress, "traefik-address", ":15011", "address where stock Traefik asks for its configuration, with --engine traefik")
 	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /first-hop and /debug/pprof; "" = none`)
 
 	f.DurationVar(&o.lease, "lease-duration", 12*time.Second, "how long another replica waits for a leader that is gone")
@@ -127,6 +133,14 @@ func (o *options) complete() (*command, error) {
 	if c.shadow.Local, err = oneOf("first-hop", o.firstHop, "prefer-same-node", "local"); err != nil {
 		return nil, err
 	}
+	if c.traefik, err = oneOf("engine", o.engine, "tulle", "traefik"); err != nil {
+		return nil, err
+	}
+	if c.traefik {
+		if c.shadow.TargetPorts, err = o.ports(); err != nil {
+			return nil, err
+		}
+	}
 	if c.names, err = o.names(); err != nil {
 		return nil, err
 	}
@@ -152,6 +166,18 @@ func oneOf(flag, value, first, second string) (bool, error) {
 		return false, fmt.Errorf("--%s %q: want %s or %s", flag, value, first, second)
 	}
 	return value == second, nil
+}
+
+// ports reads the range of the entry points.
+func (o *options) ports() (shadow.Range, error) {
+	var r shadow.Range
+	if n, err := fmt.Sscanf(o.entryPoints+"\n", "%d-%d\n", &r.First, &r.Last); n != 2 || err != nil || r.First < 1024 || r.Last < r.First || r.Last > 65535 {
+		return r, fmt.Errorf("--entry-points %q: want a range of ports such as 20000-20249", o.entryPoints)
+	}
+	if r.First <= 15999 && r.Last >= 15000 {
+		return r, fmt.Errorf("--entry-points %q: 15000 to 15999 are the mesh's own ports", o.entryPoints)
+	}
+	return r, nil
 }
 
 func (o *options) logger() (*slog.Logger, error) {

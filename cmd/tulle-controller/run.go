@@ -41,6 +41,9 @@ type command struct {
 	names    proxyconfig.Config
 	dns      kube.DNSConfig
 
+	traefik bool // carries the traffic
+	engine  *engine
+
 	clients *kube.Clients
 	source  *kube.Source
 	server  *push.Server
@@ -78,6 +81,9 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 	g.Go(func() error { return c.elector().Run(ctx, c.lead) })
 	g.Go(func() error { return serve(ctx, listeners.health, healthHandler(c.ready)) })
 	g.Go(func() error { return serve(ctx, listeners.metrics, metricsHandler(c.metrics)) })
+	if c.traefik {
+		g.Go(func() error { return c.serveTraefik(ctx, listeners.traefik) })
+	}
 	if listeners.admin != nil {
 		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler(c.podName)) })
 	}
@@ -146,7 +152,7 @@ func (c *command) elector() kube.Elector {
 }
 
 func (c *command) newLoop() *controller.Controller {
-	return controller.New(controller.Config{
+	config := controller.Config{
 		Topology: c.topology, Shadow: c.shadow, ProxyConfig: c.names,
 		Source: c.source, Publisher: c.server, Proxies: proxies{c.server},
 		Writer:   kube.NewWriter(kube.WriterConfig{Client: c.clients.Write, Namespace: c.podNamespace, Source: c.source}),
@@ -155,7 +161,12 @@ func (c *command) newLoop() *controller.Controller {
 		Log:      c.log, Metrics: controller.NewMetrics(c.metrics), Pod: c.podName, Version: version.Version,
 		Quiet: c.quiet, MaxWait: c.maxWait, IdentityLifetime: c.identityLifetime,
 		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
-	})
+	}
+	if c.traefik {
+		c.engine = &engine{zones: c.names.Zones}
+		config.Engine = c.engine
+	}
+	return controller.New(config)
 }
 
 func (c *command) newManager() *kube.DNSManager {
@@ -243,7 +254,7 @@ func tuneMemory() {
 }
 
 // listeners are opened before anything else, so that an address in use is an error at once.
-type listeners struct{ push, metrics, health, admin net.Listener }
+type listeners struct{ push, metrics, health, admin, traefik net.Listener }
 
 func (c *command) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
@@ -256,8 +267,9 @@ func (c *command) listen(ctx context.Context) (*listeners, error) {
 		{"metrics-address", c.metricsAddress, &l.metrics},
 		{"health-address", c.healthAddress, &l.health},
 		{"admin-address", c.adminAddress, &l.admin},
+		{"traefik-address", c.traefikAddress, &l.traefik},
 	} {
-		if a.address == "" {
+		if a.address == "" || a.to == &l.traefik && !c.traefik {
 			continue
 		}
 		var err error

@@ -60,6 +60,12 @@ func writeStatus(w io.Writer, s *status.Status) error {
 	a := l.Addresses
 	fmt.Fprintf(t, "addresses\t%d of %d services (%s: %d dedicated, %d shared), %d of %d proxies ready on %d nodes\n",
 		a.Assigned, a.Services, a.Mode, a.Dedicated, a.Shared, a.Ready, a.Proxies, a.Nodes)
+	if l.Engine != nil {
+		fmt.Fprintf(t, "engine\t%s\n", l.Engine.Name)
+		for _, limit := range l.Engine.Limits {
+			fmt.Fprintf(t, "\t  %s\n", limit)
+		}
+	}
 	if l.DNS != nil {
 		fmt.Fprintf(t, "dns\t%s (%s, %s %s) %s\n", l.DNS.State, l.DNS.Mode, l.DNS.Kind, l.DNS.Object, l.DNS.Message)
 	}

@@ -50,6 +50,16 @@ type Publisher interface {
 	Publish(common []configv1.Resource, perProxy map[string][]configv1.Resource)
 }
 
+// Engine is another proxy than the mesh's own. It is given what the proxies do by ways of its own; names are the mesh's.
+type Engine interface {
+	// Render makes the engine's config. It is called by the goroutine that makes rounds; equal arguments give equal bytes.
+	Render(t topology.Topology, a shadow.Assigned) ([]byte, []problem.Problem, error)
+	// Publish replaces what the engine's proxies get.
+	Publish(config []byte)
+	// Status says which engine it is, and its limits, for people.
+	Status() status.Engine
+}
+
 // Proxies knows the proxies that are connected to this replica.
 type Proxies interface {
 	// Changed has capacity one and is signalled when a proxy came or went or what it refuses changed.

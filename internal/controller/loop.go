@@ -23,6 +23,7 @@ type Config struct {
 
 	Source    Source
 	Publisher Publisher
+	Engine    Engine // nil: the mesh's own proxy
 	Proxies   Proxies
 	Writer    Writer
 	Reporter  Reporter

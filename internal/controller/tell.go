@@ -111,6 +111,9 @@ func (c *Controller) dns() (*status.DNS, []problem.Problem) {
 
 func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.Problem) status.Leader {
 	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r)}
+	if c.Engine != nil {
+		doc.Engine = new(c.Engine.Status())
+	}
 	doc.Controllers = append(doc.Controllers, c.Pod)
 	for _, other := range r.snapshot.Replicas {
 		doc.Controllers = append(doc.Controllers, other.Pod)

@@ -46,7 +46,8 @@ type Leader struct {
 	// ConfigVersion is a hash over all config that proxies share. Replicas that saw the same objects have the same.
 	ConfigVersion string    `json:"configVersion"`
 	Addresses     Addresses `json:"addresses"`
-	DNS           *DNS      `json:"dns,omitempty"` // nil until the DNS manager said something
+	DNS           *DNS      `json:"dns,omitempty"`    // nil until the DNS manager said something
+	Engine        *Engine   `json:"engine,omitempty"` // nil: the mesh's own proxy
 	// ProblemCount counts all problems, also those that found no room in Problems.
 	ProblemCount int       `json:"problemCount"`
 	Problems     []Problem `json:"problems,omitempty"` // sorted
@@ -62,6 +63,12 @@ type Addresses struct {
 	Nodes     int    `json:"nodes"`     // nodes with a ready proxy
 	Proxies   int    `json:"proxies"`   // proxy pods that are neither done nor terminating
 	Ready     int    `json:"ready"`     // ready ones of them
+}
+
+// Engine is a proxy that is not the mesh's own.
+type Engine struct {
+	Name   string   `json:"name"`             // e.g. traefik
+	Limits []string `json:"limits,omitempty"` // what it can't do, a line each
 }
 
 // DNS is the state of the stub domain in the cluster's DNS.
