@@ -26,7 +26,7 @@ type engine struct {
 
 // Render implements controller.Engine.
 func (e *engine) Render(t topology.Topology, a shadow.Assigned) ([]byte, []problem.Problem, error) {
-	config, problems := traefik.Render(traefik.Config{Zones: e.zones}, t, a)
+	config, problems := traefik.Render(traefik.Config{Zones: e.zones, ReadyOn: "traefik"}, t, a)
 	raw, err := traefik.Encode(config)
 	return raw, problems, err
 }

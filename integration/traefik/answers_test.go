@@ -38,9 +38,17 @@ func TestAnswersAreTheSame(t *testing.T) {
 	worlds := prepare(t, tulle)
 	s := startStock(t, traefik, false, allEntryPoints(worlds))
 	for _, name := range slices.Sorted(maps.Keys(worlds)) {
-		t.Run(name, func(t *testing.T) { compare(t, tulle, s, worlds[name]) })
+		t.Run(name, func(t *testing.T) {
+			if elsewhere(name) {
+				t.Skip("it has endpoints that are not on the loopback")
+			}
+			compare(t, tulle, s, worlds[name])
+		})
 	}
 }
+
+// elsewhere are the fixtures with endpoints that have no place on every machine's loopback: they have IPv6.
+func elsewhere(name string) bool { return name == "v_dual_stack" || name == "v_refused" }
 
 // TestLoadsInV3: what is rendered for v2 has no errors in v3, if that is told to read rules as v2 does.
 func TestLoadsInV3(t *testing.T) {
@@ -304,8 +312,8 @@ func same(t *testing.T, what string, tulle, traefik map[string]bool) {
 	}
 }
 
-// often is how many times everything is asked, so that every backend of a split has its turn.
-const often = 12
+// often is how many times everything is asked: a whole cycle of the most uneven split there is, 15 to 1.
+const often = 16
 
 type ask struct {
 	method, path, host string

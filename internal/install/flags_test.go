@@ -17,7 +17,7 @@ import (
 func TestChartAndFlagsAgree(t *testing.T) {
 	// What the chart's own Services, probes and volumes depend on can't be changed by a value.
 	fixed := map[string][]string{
-		"tulle-controller": {"push-address", "metrics-address", "health-address", "admin-address", "kubeconfig"},
+		"tulle-controller": {"push-address", "metrics-address", "health-address", "admin-address", "traefik-address", "kubeconfig"},
 		"tulle-proxy":      {"controller-name", "ca-file", "token-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
 	}
 	r := render(t, everything)

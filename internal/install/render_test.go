@@ -42,10 +42,19 @@ podMonitor: {enabled: true, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
 `
 
+// stockTraefik is everything with the other engine.
+const stockTraefik = everything + `
+addresses: {http: shared}
+`
+
+func withTraefik(values string) string {
+	return strings.Replace(values, "proxy: {", "proxy: {engine: traefik, traefik: {entryPoints: {first: 30000, last: 30001}, dashboard: true, extraArgs: [--tracing]}, ", 1)
+}
+
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 func TestTwoRendersAreIdentical(t *testing.T) {
-	for _, values := range []string{"{}", everything} {
+	for _, values := range []string{"{}", everything, withTraefik(stockTraefik)} {
 		var first bytes.Buffer
 		for i := range 5 {
 			var out bytes.Buffer
@@ -71,7 +80,7 @@ func TestObjectsAreStrictlyValid(t *testing.T) {
 		}
 	}
 	decoder := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
-	for _, values := range []string{"{}", everything} {
+	for _, values := range []string{"{}", everything, withTraefik(stockTraefik)} {
 		r := render(t, values)
 		for _, o := range append(r.CRDs, r.Objects...) {
 			if o.GroupVersionKind().Group == "monitoring.coreos.com" {
@@ -111,7 +120,13 @@ func TestEveryObjectCanBeAdoptedByHelm(t *testing.T) {
 
 // PodSecurity "restricted", by its rules of Kubernetes 1.34.
 func TestPodsAreRestricted(t *testing.T) {
-	r := render(t, "{}")
+	for engine, values := range map[string]string{"tulle": "{}", "traefik": "{proxy: {engine: traefik}}"} {
+		t.Run(engine, func(t *testing.T) { checkRestricted(t, render(t, values)) })
+	}
+}
+
+func checkRestricted(t *testing.T, r Rendered) {
+	t.Helper()
 	var controller appsv1.Deployment
 	var proxy appsv1.DaemonSet
 	typed(t, find(t, r, "Deployment", "tulle-controller"), &controller)
@@ -139,7 +154,7 @@ func TestPodsAreRestricted(t *testing.T) {
 			}
 		}
 		for _, v := range spec.Volumes {
-			if v.ConfigMap == nil && v.EmptyDir == nil && v.Projected == nil {
+			if v.ConfigMap == nil && v.EmptyDir == nil && v.Projected == nil && v.Secret == nil {
 				t.Errorf("%s: volume %s is of a kind that is not allowed", name, v.Name)
 			}
 		}
@@ -214,6 +229,55 @@ func TestValuesReachTheObjects(t *testing.T) {
 	}
 }
 
+// TestTraefikStaticConfiguration: entry points for every port of the range, and the endpoint of the controllers.
+func TestTraefikStaticConfiguration(t *testing.T) {
+	r := render(t, withTraefik(stockTraefik))
+	text, _, err := unstructured.NestedString(find(t, r, "ConfigMap", "tulle-traefik").Object, "data", "traefik.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var static struct {
+		EntryPoints map[string]struct{ Address string }
+		Providers   struct{ HTTP struct{ Endpoint string } }
+	}
+	if err := yaml.Unmarshal([]byte(text), &static); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	want := map[string]struct{ Address string }{
+		"traefik": {":15090"}, "tcp-30000": {":30000"}, "udp-30000": {":30000/udp"}, "tcp-30001": {":30001"}, "udp-30001": {":30001/udp"},
+	}
+	if diff := cmp.Diff(want, static.EntryPoints); diff != "" {
+		t.Errorf("entry points (-want +got):\n%s", diff)
+	}
+	if got := static.Providers.HTTP.Endpoint; got != "https://tulle-controller.tulle-system.svc:15011/traefik" {
+		t.Errorf("the endpoint is %s", got)
+	}
+	for _, c := range []struct{ kind, name, want string }{
+		{"Deployment", "tulle-controller", "--engine=traefik"},
+		{"Deployment", "tulle-controller", "--entry-points=30000-30001"},
+		{"Service", "tulle-controller", "15011"},
+		{"DaemonSet", "tulle-proxy", "docker.io/library/traefik:v2.11.53"},
+		{"DaemonSet", "tulle-proxy", `"args":["dns",`},
+		{"DaemonSet", "tulle-proxy", `"--tracing"`},
+		{"NetworkPolicy", "tulle-proxy", `"endPort":30001,"port":30000`},
+		{"NetworkPolicy", "tulle-controller", "15011"},
+		{"Role", "tulle-controller", "tulle-traefik-tls"},
+	} {
+		data, err := json.Marshal(find(t, r, c.kind, c.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(data), c.want) {
+			t.Errorf("%s %s doesn't contain %s:\n%s", c.kind, c.name, c.want, data)
+		}
+	}
+	for _, o := range render(t, everything).Objects {
+		if o.GetName() == "tulle-traefik" {
+			t.Error("the mesh's own proxy has a configuration of Traefik")
+		}
+	}
+}
+
 func TestSchemaRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ values, want string }{
 		"misspelt":          {"proxy: {acessLog: true}", "acessLog"},
@@ -222,6 +286,9 @@ func TestSchemaRefuses(t *testing.T) {
 		"too few":           {"controller: {replicas: 0}", "replicas"},
 		"not an option":     {"addresses: {http: both}", "addresses"},
 		"zone of the DNS":   {"zones: [cluster.local]", "zones"},
+		"unknown engine":    {"proxy: {engine: envoy}", "engine"},
+		"own ports":         {"proxy: {traefik: {entryPoints: {first: 15000, last: 16000}}}", "first"},
+		"backwards range":   {"proxy: {engine: traefik, traefik: {entryPoints: {first: 20001, last: 20000}}}", "first is after last"},
 		"no zone":           {"zones: []", "zones"},
 		"upper case zone":   {"zones: [Mesh]", "zones"},
 		"bad digest":        {"proxy: {image: {digest: latest}}", "digest"},

@@ -24,7 +24,12 @@ type Config struct {
 	// Protected are the services that are not everybody's to call, and who may call them. What Traefik can't enforce of
 	// that is closed.
 	Protected map[topology.Name]Policy
+	// ReadyOn is an entry point where Traefik answers on ReadyPath as soon as it has the configuration; "" = nowhere.
+	ReadyOn string
 }
+
+// ReadyPath is what a readiness probe of Traefik asks for.
+const ReadyPath = "/tulle-ready"
 
 // Render returns the configuration of all units that have a port that they can be reached by: its own, or the shared
 // one. What can't be rendered as it is meant is a Problem, and is closed or left out; never opened.
@@ -44,6 +49,9 @@ func Render(c Config, t topology.Topology, a shadow.Assigned) (*dynamic.Configur
 		for j := range s.Ports {
 			r.port(u, &s.Ports[j], doorsOf(&s.Ports[j], assigned, a.Shared, hosts))
 		}
+	}
+	if c.ReadyOn != "" {
+		r.http.Routers["ready"] = &dynamic.Router{EntryPoints: []string{c.ReadyOn}, Rule: matcher("Path", ReadyPath), Service: "ping@internal"}
 	}
 	slices.SortFunc(r.problems, problem.Problem.Compare)
 	return r.configuration(), slices.Compact(r.problems)
