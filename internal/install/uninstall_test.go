@@ -33,6 +33,8 @@ const controllersMade = `
 ---
 {apiVersion: v1, kind: Secret, metadata: {name: tulle-controller-tls, namespace: tulle-system}}
 ---
+{apiVersion: v1, kind: Secret, metadata: {name: tulle-traefik-tls, namespace: tulle-system}}
+---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-dns, namespace: tulle-system}}
 ---
 {apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: tulle-controller, namespace: tulle-system}}
