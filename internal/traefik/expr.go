@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -80,11 +81,7 @@ func fitsNothing(re *syntax.Regexp) bool {
 		}
 		return true
 	case syntax.OpAlternate:
-		for _, sub := range re.Sub {
-			if fitsNothing(sub) {
-				return true
-			}
-		}
+		return slices.ContainsFunc(re.Sub, fitsNothing)
 	}
 	return false
 }
