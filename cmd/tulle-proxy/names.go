@@ -16,6 +16,7 @@ import (
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/dns"
+	"github.com/tulle-mesh/tulle/internal/firsthop"
 	"github.com/tulle-mesh/tulle/internal/push"
 )
 
@@ -88,7 +89,7 @@ func (o *options) serveNames(ctx context.Context) error {
 		Addr: o.controller, ServerName: o.controllerName, CAFile: o.caFile, TokenFile: o.tokenFile, Applier: view, Log: o.log,
 		Store: o.storeOf(),
 	})
-	server, err := dns.New(dns.Config{View: view, Nameserver: "tulle-dns." + o.podNamespace, TTL: o.dnsTTL, Registerer: registry})
+	server, err := dns.New(dns.Config{View: view, Nameserver: "tulle-dns." + o.podNamespace, Pod: o.podName, TTL: o.dnsTTL, Registerer: registry})
 	if err != nil {
 		return err
 	}
@@ -106,6 +107,11 @@ func (o *options) serveNames(ctx context.Context) error {
 	g.Go(func() error { return server.Run(running, l, p) })
 	g.Go(func() error { return client.Run(running) })
 	g.Go(func() error { return serveHTTP(running, o.healthAddress, namesHealth(client)) })
+	g.Go(func() error {
+		mux := http.NewServeMux()
+		mux.Handle("GET "+firsthop.Path, firsthop.Handler(o.podName))
+		return serveHTTP(running, o.adminAddress, mux)
+	})
 	g.Go(func() error {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))

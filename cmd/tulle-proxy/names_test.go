@@ -3,6 +3,11 @@
 package main
 
 import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -46,4 +51,42 @@ func TestNames(t *testing.T) {
 	if s, _ := n.Service("shop", "web", ""); s != nil || n.Endpoints("shop", "web") != nil {
 		t.Error("what was removed is still there")
 	}
+}
+
+// TestNamesAlone runs the mesh DNS beside another proxy: it answers, opens no port of a service, is ready again without a
+// controller, and serves on for a while when it is told to stop.
+func TestNamesAlone(t *testing.T) {
+	c := startController(t)
+	target := freePorts(t, 1)[0]
+	c.publish(t, true, service{name: "web", target: target, backend: "127.0.0.1:9"})
+	dir := t.TempDir()
+	p := startProxy(t, c, dir, "--stop-wait=1s", "--stop-lag=0s", "dns")
+	p.waitReady()
+	address := lookup(t, p.dns, "web.shop.mesh")
+	if address == "" {
+		t.Fatal("the mesh name has no address")
+	}
+	if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", target)); err != nil {
+		t.Errorf("the service's port is taken: %v", err)
+	} else {
+		l.Close()
+	}
+	if code, body, err := get("http://" + p.metrics + "/metrics"); err != nil || code != http.StatusOK || !strings.Contains(body, "tulle_dns_responses_total") {
+		t.Errorf("metrics: %d %v", code, err)
+	}
+	waitStored(t, dir)
+	c.stop()
+	p.kill()
+	p = startProxy(t, c, dir, "--stop-wait=1s", "--stop-lag=0s", "dns")
+	p.waitReady()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if again := lookup(t, p.dns, "web.shop.mesh"); again != address {
+		t.Errorf("without a controller, when it is told to stop, the name is %q, want %q", again, address)
+	}
+	if err := <-p.ended; err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	p.ended <- nil
 }
