@@ -37,6 +37,9 @@ type access struct {
 // route whose backends don't all have the same answer is closed.
 func (r *renderer) access(shares []share) access {
 	var out access
+	if len(r.config.Protected) == 0 {
+		return out
+	}
 	var open, closed []string
 	for _, s := range shares {
 		if s.unit == nil || s.port == nil {
@@ -77,7 +80,7 @@ func (r *renderer) allowed(t httpTarget, m smi.HTTPMatch) [][]string {
 			matches = []smi.HTTPMatch{{}}
 		}
 		for _, allow := range matches {
-			matchers, never, err := matchersOf(allow)
+			matchers, never, err := r.matchersOf(allow)
 			if err != nil || !never && isPath(m) && isPath(allow) {
 				// Traefik can't judge one path by two expressions.
 				r.report(t.shares[0].unit.ref(), problem.NotEnforceable, "Traefik cannot judge the match %s of a TrafficTarget (together with the match of a split); what it allows is closed", problem.Quote(allow.Name))

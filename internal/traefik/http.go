@@ -2,7 +2,6 @@ package traefik
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -36,7 +35,7 @@ func (r *renderer) httpPort(u *unit, p *topology.Port, doors []door) {
 			matches = []smi.HTTPMatch{{}}
 		}
 		for j, m := range matches {
-			matchers, never, err := matchersOf(m)
+			matchers, never, err := r.matchersOf(m)
 			if err != nil {
 				r.cannotMatch(u, route, m, err)
 			}
@@ -144,9 +143,10 @@ func (r *renderer) loadBalancer(t httpTarget, s share) string {
 		return name
 	}
 	lb := &dynamic.ServersLoadBalancer{PassHostHeader: yes(), ServersTransport: r.transport(s.scheme, t.port.Timeout)}
-	for _, e := range s.endpoints() {
-		address := netip.AddrPortFrom(e.Address, uint16(e.Port))
-		lb.Servers = append(lb.Servers, dynamic.Server{URL: string(s.scheme) + "://" + address.String()})
+	endpoints := s.endpoints()
+	lb.Servers = make([]dynamic.Server, 0, len(endpoints))
+	for _, e := range endpoints {
+		lb.Servers = append(lb.Servers, dynamic.Server{URL: string(s.scheme) + "://" + addressOf(e)})
 	}
 	r.http.Services[name] = &dynamic.Service{LoadBalancer: lb}
 	return name
@@ -155,6 +155,9 @@ func (r *renderer) loadBalancer(t httpTarget, s share) string {
 // transport adds the settings of connections to servers, if the default ones don't do. Certificates of servers are not
 // verified, as the mesh's own proxy doesn't: it has nothing to verify them with.
 func (r *renderer) transport(scheme topology.Scheme, timeout time.Duration) string {
+	if scheme != topology.SchemeHTTPS && timeout <= 0 {
+		return ""
+	}
 	name := "transport"
 	st := &dynamic.ServersTransport{}
 	if scheme == topology.SchemeHTTPS {
@@ -168,9 +171,6 @@ func (r *renderer) transport(scheme topology.Scheme, timeout time.Duration) stri
 			DialTimeout: ptypes.Duration(30 * time.Second), IdleConnTimeout: ptypes.Duration(90 * time.Second), PingTimeout: ptypes.Duration(15 * time.Second),
 			ResponseHeaderTimeout: ptypes.Duration(timeout),
 		}
-	}
-	if name == "transport" {
-		return ""
 	}
 	r.http.ServersTransports[name] = st
 	return name

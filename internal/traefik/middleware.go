@@ -14,11 +14,11 @@ const nobody = "255.255.255.255/32"
 
 // middlewares of a router that lets through.
 func (r *renderer) middlewares(t httpTarget) []string {
-	var names []string
-	if n := attempts(t); n > 1 {
-		names = append(names, r.middleware("retry-"+strconv.Itoa(n), &dynamic.Middleware{Retry: &dynamic.Retry{Attempts: n}}))
+	n := attempts(t)
+	if n > 1 && r.retries[n] == nil {
+		r.retries[n] = []string{r.middleware("retry-"+strconv.Itoa(n), &dynamic.Middleware{Retry: &dynamic.Retry{Attempts: n}})}
 	}
-	return names
+	return r.retries[n]
 }
 
 // attempts is how often a request is sent at most. Traefik repeats one only if nothing of it was written, which is always

@@ -27,7 +27,7 @@ func mesh(services int) topology.Topology {
 		if i%10 == 0 {
 			p.Routes = append(p.Routes, topology.Route{
 				Split:    &topology.Name{Namespace: name(i).Namespace, Name: "split"},
-				Matches:  []smi.HTTPMatch{{PathRegex: "/api|/v[12]/", Methods: []string{"GET"}, Headers: []smi.HeaderMatch{{Name: "user-agent", ValueRegex: ".*Firefox.*"}}}},
+				Matches:  []smi.HTTPMatch{{PathRegex: fmt.Sprintf("/api-%d|/v[12]/", i), Methods: []string{"GET"}, Headers: []smi.HeaderMatch{{Name: "user-agent", ValueRegex: ".*Firefox.*"}}}},
 				Backends: []topology.Backend{own(i, 90), own((i+1)%services, 10)},
 			})
 		}

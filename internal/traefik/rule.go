@@ -2,6 +2,7 @@ package traefik
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,6 +36,36 @@ func literal(s string) string {
 		}
 	}
 	return "`" + s + "`"
+}
+
+// rendered is what became of a match.
+type rendered struct {
+	matchers []string
+	never    bool // nothing can fit it
+	err      error
+}
+
+// matchersOf renders a match, once for all routes that have its group.
+func (r *renderer) matchersOf(m smi.HTTPMatch) ([]string, bool, error) {
+	key := matchKey(m)
+	done, ok := r.matches[key]
+	if !ok {
+		done.matchers, done.never, done.err = matchersOf(m)
+		r.matches[key] = done
+	}
+	return slices.Clone(done.matchers), done.never, done.err
+}
+
+// matchKey is the same for matches that are rendered alike. Every part has its length before it.
+func matchKey(m smi.HTTPMatch) string {
+	var b strings.Builder
+	for _, s := range append([]string{m.PathRegex}, m.Methods...) {
+		b.WriteString(strconv.Itoa(len(s)) + ":" + s)
+	}
+	for _, h := range m.Headers {
+		b.WriteString("\n" + strconv.Itoa(len(h.Name)) + ":" + h.Name + strconv.Itoa(len(h.ValueRegex)) + ":" + h.ValueRegex)
+	}
+	return b.String()
 }
 
 // matchersOf renders a match; never is true if nothing can fit it.

@@ -34,7 +34,7 @@ const ReadyPath = "/tulle-ready"
 // Render returns the configuration of all units that have a port that they can be reached by: its own, or the shared
 // one. What can't be rendered as it is meant is a Problem, and is closed or left out; never opened.
 func Render(c Config, t topology.Topology, a shadow.Assigned) (*dynamic.Configuration, []problem.Problem) {
-	r := &renderer{config: c, http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: unitsOf(t), hosts: newHosts(c.Zones)}
+	r := &renderer{config: c, http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: unitsOf(t), hosts: newHosts(c.Zones), matches: map[string]rendered{}, retries: map[int][]string{}}
 	for i := range t.Services {
 		s := &t.Services[i]
 		if s.Backend {
@@ -62,6 +62,8 @@ type renderer struct {
 	config   Config
 	units    map[shadow.Unit]*unit
 	hosts    hosts
+	matches  map[string]rendered
+	retries  map[int][]string // lists of middlewares, by attempts
 	http     *dynamic.HTTPConfiguration
 	tcp      *dynamic.TCPConfiguration
 	udp      *dynamic.UDPConfiguration
@@ -193,5 +195,9 @@ func (s share) endpoints() []topology.Endpoint {
 	if s.port == nil {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(s.port.Endpoints), func(e topology.Endpoint) bool { return e.Draining })
+	draining := func(e topology.Endpoint) bool { return e.Draining }
+	if !slices.ContainsFunc(s.port.Endpoints, draining) {
+		return s.port.Endpoints
+	}
+	return slices.DeleteFunc(slices.Clone(s.port.Endpoints), draining)
 }
