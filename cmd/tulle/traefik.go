@@ -29,6 +29,7 @@ type traefikRenderOptions struct {
 	dir         string
 	zones       []string
 	defaultMode string
+	access      string
 	allow       []string
 	first, last int32
 	static      bool
@@ -52,6 +53,7 @@ configuration has to say of the entry points that are in use. Problems go to sta
 	cmd.Flags().StringVarP(&o.dir, "filename", "f", "", "folder with YAML files")
 	cmd.Flags().StringSliceVar(&o.zones, "zones", []string{"mesh"}, "DNS zones of the mesh")
 	cmd.Flags().StringVar(&o.defaultMode, "default-mode", "http", "what a TCP port that says nothing carries: http or tcp")
+	cmd.Flags().StringVar(&o.access, "access", "off", "access control of namespaces without the label tulle.dev/access: off, audit or enforce")
 	cmd.Flags().StringSliceVar(&o.allow, "endpoints-allow", nil, "CIDRs that endpoints may lie in although they are refused otherwise")
 	cmd.Flags().Int32Var(&o.first, "first-port", 20000, "first port of the entry points of TCP and UDP")
 	cmd.Flags().Int32Var(&o.last, "last-port", 20099, "last port of the entry points of TCP and UDP")
@@ -89,12 +91,15 @@ func (o *traefikRenderOptions) run(stdout, stderr io.Writer) error {
 
 // config checks the flags.
 func (o *traefikRenderOptions) config() (topology.Config, error) {
-	c := topology.Config{DefaultMode: topology.Protocol(o.defaultMode)}
+	c := topology.Config{DefaultMode: topology.Protocol(o.defaultMode), AccessDefault: topology.AccessMode(o.access)}
 	if o.dir == "" {
 		return c, install.WithNext(errors.New("no folder to read"), "name a folder of YAML files with -f; `tulle demo` shows one")
 	}
 	if c.DefaultMode != topology.HTTP && c.DefaultMode != topology.TCP {
 		return c, install.WithNext(fmt.Errorf("unknown --default-mode %q", o.defaultMode), "use http or tcp")
+	}
+	if !slices.Contains([]topology.AccessMode{topology.AccessOff, topology.AccessAudit, topology.AccessEnforce}, c.AccessDefault) {
+		return c, install.WithNext(fmt.Errorf("unknown --access %q", o.access), "use off, audit or enforce")
 	}
 	if o.first < 1 || o.last < o.first || o.last > 65535 {
 		return c, install.WithNext(fmt.Errorf("--first-port %d and --last-port %d are no range of ports", o.first, o.last), "use e.g. 20000 and 20099")

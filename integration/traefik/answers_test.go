@@ -27,6 +27,7 @@ type world struct {
 	dir         string
 	zones       []string
 	mode        string
+	access      string
 	dynamic     []byte
 	entryPoints map[string]string // address by name
 }
@@ -98,13 +99,17 @@ func prepareOne(t *testing.T, tulle, file string) *world {
 		t.Fatal(err)
 	}
 	var settings struct {
-		Zones       []string
-		DefaultMode string
+		Zones         []string
+		DefaultMode   string
+		AccessDefault string
 	}
 	if err := yaml.Unmarshal(part(a, "config.yaml"), &settings); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{dir: t.TempDir(), zones: settings.Zones, mode: settings.DefaultMode}
+	w := &world{dir: t.TempDir(), zones: settings.Zones, mode: settings.DefaultMode, access: settings.AccessDefault}
+	if w.access == "" {
+		w.access = "off"
+	}
 	if len(w.zones) == 0 {
 		w.zones = []string{"mesh"}
 	}
@@ -151,7 +156,7 @@ func prepareOne(t *testing.T, tulle, file string) *world {
 
 func (w *world) render(t *testing.T, tulle string, more ...string) []byte {
 	t.Helper()
-	args := append([]string{"traefik", "render", "-f", w.dir, "--zones", strings.Join(w.zones, ","), "--default-mode", w.mode, "--endpoints-allow", "127.0.0.0/8,::1/128"}, more...)
+	args := append([]string{"traefik", "render", "-f", w.dir, "--zones", strings.Join(w.zones, ","), "--default-mode", w.mode, "--access", w.access, "--endpoints-allow", "127.0.0.0/8,::1/128"}, more...)
 	out, err := exec.CommandContext(t.Context(), tulle, args...).Output()
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +193,7 @@ func compare(t *testing.T, tulle string, s *stock, w *world) {
 	config := w.config(t)
 	b := newBackends(t)
 	w.open(t, b, config)
-	p := run(t, tulle, "run", "-f", w.dir, "--zones", strings.Join(w.zones, ","), "--default-mode", w.mode)
+	p := run(t, tulle, "run", "-f", w.dir, "--zones", strings.Join(w.zones, ","), "--default-mode", w.mode, "--access", w.access)
 	ports := w.served(t, p, config)
 	s.load(t, w.dynamic)
 	for _, port := range ports {
@@ -328,7 +333,7 @@ func (a ask) String() string {
 func table(p served) []ask {
 	var out []ask
 	for _, path := range []string{
-		"/", "/metrics", "/metricsfoo", "/x/metrics", "/any?q=1", "/a", "/b/c", "/x/b", "/beta", "/Beta/", "/api/v1", "/a%20b", "/%7Bx%7D", "/a%2Fb",
+		"/", "/metrics", "/metricsfoo", "/x/metrics", "/any?q=1", "/a", "/b/c", "/x/b", "/beta", "/Beta/", "/api/v1", "/a%20b", "/%7Bx%7D", "/a%2Fb", "//a", "/a/./b", "/%62eta",
 	} {
 		out = append(out, ask{method: http.MethodGet, path: path})
 	}

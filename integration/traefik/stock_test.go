@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/internal/traefik"
 )
 
 // patience is how long anything may take on a machine that does other things besides.
@@ -46,6 +48,10 @@ func startStock(t *testing.T, binary string, v3 bool, entryPoints map[string]str
 	points := map[string]any{"traefik": map[string]any{"address": api()}}
 	for name, address := range entryPoints {
 		points[name] = map[string]any{"address": address}
+		if !strings.HasSuffix(address, "/udp") {
+			// as `tulle traefik render --static` has it
+			points[name] = map[string]any{"address": address, "http": map[string]any{"encodedCharacters": traefik.EncodedCharacters{}}}
+		}
 	}
 	static["entryPoints"] = points
 	if v3 {

@@ -10,109 +10,224 @@ import (
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
-// Policy says who may call a protected service. The zero value lets nobody in.
-//
 // Traefik knows callers by their addresses only, and only at the first hop: there is no identity between nodes and
 // nothing on the server's side. So HTTP is let in by the addresses of the pods that a source has now, and TCP and UDP are
-// closed.
-type Policy struct {
-	HTTP []Allow
-}
+// closed. What is not known to be allowed is closed.
 
-// Allow lets sources in on some ports with some requests.
-type Allow struct {
-	Sources []netip.Addr    // the callers' addresses; none lets nobody in
-	Ports   []int32         // of the service; none = all
-	Matches []smi.HTTPMatch // none = all requests
-}
-
-// access is what a policy means for a route.
+// access is what may come to a route.
 type access struct {
 	protected bool
-	port      int32
-	allow     []Allow // none: closed
+	allow     []allow // none: closed
 }
 
-// access judges the backends of a route. Each is judged by its own policy, and Traefik does that before it draws one: a
-// route whose backends don't all have the same answer is closed.
-func (r *renderer) access(shares []share) access {
-	var out access
-	if len(r.config.Protected) == 0 {
-		return out
+// allow lets sources in on some ports with some methods.
+type allow struct {
+	sources []netip.Addr
+	ports   []int32  // of the service; none = all
+	methods []string // none = all
+}
+
+// guards knows the policies of workloads.
+type guards struct {
+	workloads map[topology.Name]*topology.Workload
+	addresses map[smi.Identity][]netip.Addr // of callers
+	policies  map[topology.Name]policy      // those that were asked for
+}
+
+// policy is a workload's, as far as Traefik can have it.
+type policy struct {
+	allow []allow
+	lost  []string // TrafficTargets that allow more, which is closed
+}
+
+func newGuards(t topology.Topology) guards {
+	g := guards{workloads: map[topology.Name]*topology.Workload{}, addresses: map[smi.Identity][]netip.Addr{}, policies: map[topology.Name]policy{}}
+	for i := range t.Workloads {
+		g.workloads[t.Workloads[i].Name] = &t.Workloads[i]
 	}
-	var open, closed []string
-	for _, s := range shares {
-		if s.unit == nil || s.port == nil {
+	if len(g.workloads) == 0 {
+		return g
+	}
+	for _, c := range t.Callers {
+		id := smi.Identity{Namespace: c.Namespace, Name: c.ServiceAccount}
+		g.addresses[id] = append(g.addresses[id], c.Addresses...)
+	}
+	return g
+}
+
+// enforced says whether calls to an endpoint are refused unless they are allowed. One whose policy isn't known is.
+func (g guards) enforced(e topology.Endpoint) bool {
+	w := g.workloads[e.Workload]
+	return e.Protected && (w == nil || w.Mode != topology.AccessAudit)
+}
+
+// of returns a workload's policy. One that isn't known lets nobody in.
+func (g guards) of(name topology.Name) policy {
+	p, ok := g.policies[name]
+	if !ok {
+		if w := g.workloads[name]; w != nil {
+			p = g.convert(w)
+		}
+		g.policies[name] = p
+	}
+	return p
+}
+
+// convert takes over what Traefik can judge as the mesh does: who calls, on which port, by which method. It judges paths
+// and headers, too, but takes them otherwise than a rule means that keeps somebody out: of a repeated header one value
+// that fits is enough, and it knows fewer ways to write one path.
+func (g guards) convert(w *topology.Workload) policy {
+	var p policy
+	for _, grant := range w.Grants {
+		a := allow{}
+		for _, s := range grant.Sources {
+			a.sources = append(a.sources, g.addresses[s]...)
+		}
+		slices.SortFunc(a.sources, netip.Addr.Compare)
+		a.sources = slices.Compact(a.sources)
+		open := true
+		if a.ports, open = portsOf(grant); !open || len(a.sources) == 0 {
 			continue
 		}
-		policy, protected := r.config.Protected[s.unit.Name]
-		if !protected {
-			open = append(open, s.unit.Name.String())
+		methods, lost := methodsOf(grant)
+		if lost {
+			p.lost = append(p.lost, grant.Target.String())
+		}
+		for _, list := range methods {
+			one := a
+			one.methods = list
+			p.allow = append(p.allow, one)
+		}
+	}
+	return p
+}
+
+// portsOf are the ports on which a grant allows HTTP: those of its TCPRoutes, or all if it has rules about HTTP only.
+func portsOf(g topology.Grant) (ports []int32, open bool) {
+	tcp, all := false, false
+	for _, r := range g.Rules {
+		if r.Kind != "TCPRoute" {
 			continue
 		}
-		closed = append(closed, s.unit.Name.String())
-		out = access{protected: true, port: s.port.Number, allow: policy.HTTP}
+		tcp = true
+		if !r.Broken {
+			all = all || len(r.Ports) == 0
+			ports = append(ports, r.Ports...)
+		}
 	}
-	if len(closed) > 1 || len(closed) == 1 && len(open) > 0 {
-		for _, s := range shares {
-			if s.unit != nil && slices.Contains(closed, s.unit.Name.String()) {
-				r.report(s.unit.ref(), problem.NotEnforceable, "it is protected and shares traffic of a split with %s; Traefik chooses a backend only after it let a request in, so the split is closed", problem.QuoteAll(others(append(open, closed...), s.unit.Name.String())))
+	http := slices.ContainsFunc(g.Rules, func(r topology.Rule) bool { return r.Kind == "HTTPRouteGroup" })
+	switch {
+	case !tcp && !http:
+		return nil, false
+	case all || !tcp:
+		ports = nil
+	case len(ports) == 0:
+		return nil, false
+	}
+	if g.Port == 0 {
+		return ports, true
+	}
+	return []int32{g.Port}, ports == nil || slices.Contains(ports, g.Port)
+}
+
+// methodsOf lists the methods of each match that a grant allows; nil = all. lost says that there are matches that are
+// about more than methods.
+func methodsOf(g topology.Grant) (methods [][]string, lost bool) {
+	http := false
+	for _, r := range g.Rules {
+		if r.Kind != "HTTPRouteGroup" {
+			continue
+		}
+		http = true
+		if r.Broken || r.Group == nil {
+			continue
+		}
+		for i, m := range r.Group.Matches {
+			switch {
+			case len(r.Matches) > 0 && !slices.Contains(r.Matches, i):
+			case len(m.Headers) > 0 || !anyPath(m.PathRegex):
+				lost = true
+			default:
+				methods = append(methods, m.Methods)
 			}
 		}
-		out.allow = nil
 	}
-	return out
+	if !http {
+		return [][]string{nil}, false
+	}
+	return methods, lost
 }
 
-func others(names []string, but string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == but })
+func anyPath(expr string) bool {
+	_, any, _, err := pathTemplate(expr)
+	return expr == "" || err == nil && any
 }
 
-// allowed lists the matchers by which requests of a match are let in.
-func (r *renderer) allowed(t httpTarget, m smi.HTTPMatch) [][]string {
+// access judges the backends of a route. Each has its own policy, and Traefik lets a request in before it draws a backend
+// and an endpoint: what has not the same answer for all of them is closed.
+func (r *renderer) access(shares []share) access {
+	if len(r.guards.workloads) == 0 && !slices.ContainsFunc(shares, share.protected) {
+		return access{}
+	}
+	open, workloads := false, []topology.Name{}
+	for _, s := range shares {
+		for _, e := range s.endpoints() {
+			switch {
+			case !r.guards.enforced(e):
+				open = true
+			case !slices.Contains(workloads, e.Workload):
+				workloads = append(workloads, e.Workload)
+			}
+		}
+	}
+	switch {
+	case len(workloads) == 0:
+		return access{}
+	case len(workloads) > 1 || open:
+		r.reportShares(shares, "Traefik lets a request in before it chooses an endpoint, and these are not all protected alike: what leads to them is closed")
+		return access{protected: true}
+	}
+	p := r.guards.of(workloads[0])
+	if len(p.lost) > 0 {
+		r.reportShares(shares, "Traefik cannot enforce rules about paths and headers: what these TrafficTargets allow by them is closed: "+problem.QuoteAll(p.lost))
+	}
+	return access{protected: true, allow: p.allow}
+}
+
+func (s share) protected() bool {
+	return slices.ContainsFunc(s.endpoints(), func(e topology.Endpoint) bool { return e.Protected })
+}
+
+// reportShares tells the services of shares that are protected.
+func (r *renderer) reportShares(shares []share, message string) {
+	for _, s := range shares {
+		if s.unit != nil && slices.ContainsFunc(s.endpoints(), r.guards.enforced) {
+			r.report(s.unit.ref(), problem.NotEnforceable, "%s", message)
+		}
+	}
+}
+
+// allowed lists the matchers by which requests are let in.
+func (t httpTarget) allowed() [][]string {
 	var out [][]string
 	for _, a := range t.access.allow {
-		if len(a.Sources) == 0 || len(a.Ports) > 0 && !slices.Contains(a.Ports, t.access.port) {
+		if len(a.ports) > 0 && !slices.Contains(a.ports, t.port.Number) {
 			continue
 		}
-		matches := a.Matches
-		if len(matches) == 0 {
-			matches = []smi.HTTPMatch{{}}
+		var matchers []string
+		if len(a.methods) > 0 {
+			matchers = append(matchers, matcher("Method", slices.Clone(a.methods)...))
 		}
-		for _, allow := range matches {
-			matchers, never, err := r.matchersOf(allow)
-			if err != nil || !never && isPath(m) && isPath(allow) {
-				// Traefik can't judge one path by two expressions.
-				r.report(t.shares[0].unit.ref(), problem.NotEnforceable, "Traefik cannot judge the match %s of a TrafficTarget (together with the match of a split); what it allows is closed", problem.Quote(allow.Name))
-				continue
-			}
-			if !never {
-				out = append(out, append(matchers, sources(sorted(a.Sources))))
-			}
-		}
+		out = append(out, append(matchers, sources(a.sources)))
 	}
 	return out
 }
 
-func isPath(m smi.HTTPMatch) bool { return strings.TrimSpace(m.PathRegex) != "" }
-
-func sorted(list []netip.Addr) []netip.Addr {
-	list = slices.Clone(list)
-	slices.SortFunc(list, netip.Addr.Compare)
-	return slices.Compact(list)
-}
-
-// closedStream says whether a TCP or UDP port is closed because a backend of it is protected.
+// closedStream says whether a TCP or UDP port is closed because an endpoint of it is protected.
 func (r *renderer) closedStream(p *topology.Port, shares []share) bool {
-	closed := false
-	for _, s := range shares {
-		if s.unit == nil {
-			continue
-		}
-		if _, protected := r.config.Protected[s.unit.Name]; protected {
-			closed = true
-			r.report(s.unit.ref(), problem.NotEnforceable, "it is protected, and Traefik knows no identity of callers of %s: port %d is closed", strings.ToUpper(string(p.Protocol)), p.Number)
-		}
+	closed := slices.ContainsFunc(shares, func(s share) bool { return slices.ContainsFunc(s.endpoints(), r.guards.enforced) })
+	if closed {
+		r.reportShares(shares, "Traefik knows no identity of callers of "+strings.ToUpper(string(p.Protocol))+": what leads here is closed")
 	}
 	return closed
 }

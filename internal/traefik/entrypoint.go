@@ -23,7 +23,21 @@ type Static struct {
 
 // StaticEntryPoint is an entry point of the static configuration.
 type StaticEntryPoint struct {
-	Address string `json:"address"` // ":20000", ":20000/udp"
+	Address string      `json:"address"` // ":20000", ":20000/udp"
+	HTTP    *StaticHTTP `json:"http,omitempty"`
+}
+
+// StaticHTTP is what an entry point does with requests.
+type StaticHTTP struct {
+	EncodedCharacters EncodedCharacters `json:"encodedCharacters"`
+}
+
+// EncodedCharacters are those that a path may have. The mesh's own proxy refuses the same: servers disagree on what they
+// mean, and a rule would judge another path than the server sees.
+type EncodedCharacters struct {
+	Slash     bool `json:"allowEncodedSlash"`
+	BackSlash bool `json:"allowEncodedBackSlash"`
+	Null      bool `json:"allowEncodedNullCharacter"`
 }
 
 // StaticOf lists the entry points that a rendering of these addresses uses.
@@ -31,10 +45,11 @@ func StaticOf(a shadow.Assigned) Static {
 	s := Static{EntryPoints: map[string]StaticEntryPoint{}}
 	add := func(port int32, udp bool) {
 		address := fmt.Sprintf(":%d", port)
+		point := StaticEntryPoint{Address: address, HTTP: &StaticHTTP{}}
 		if udp {
-			address += "/udp"
+			point = StaticEntryPoint{Address: address + "/udp"}
 		}
-		s.EntryPoints[EntryPoint(port, udp)] = StaticEntryPoint{Address: address}
+		s.EntryPoints[EntryPoint(port, udp)] = point
 	}
 	for _, p := range a.Shared {
 		add(p.TargetPort, false)

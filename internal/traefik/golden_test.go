@@ -18,7 +18,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/files"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/shadow"
-	"github.com/tulle-mesh/tulle/internal/smi"
 	"github.com/tulle-mesh/tulle/internal/topology"
 	"github.com/tulle-mesh/tulle/internal/traefik"
 )
@@ -90,15 +89,8 @@ type settings struct {
 	AllowedEndpoints, PodCIDRs, ServiceCIDRs []netip.Prefix
 	ForeignPods                              bool
 	Zones                                    []string
-	First, Last                              int32              // of the range of entry points
-	Protected                                map[string][]allow // by "namespace/name"
-}
-
-// allow is a traefik.Allow in YAML.
-type allow struct {
-	Sources []netip.Addr
-	Ports   []int32
-	Matches []smi.HTTPMatch
+	First, Last                              int32 // of the range of entry points
+	AccessDefault                            topology.AccessMode
 }
 
 func readFixture(t *testing.T, file string) *fixture {
@@ -150,17 +142,9 @@ func (f *fixture) render(t *testing.T) txtar.Archive {
 }
 
 func (f *fixture) config() traefik.Config {
-	c := traefik.Config{Zones: f.settings.Zones, Protected: map[topology.Name]traefik.Policy{}}
+	c := traefik.Config{Zones: f.settings.Zones}
 	if len(c.Zones) == 0 {
 		c.Zones = []string{"mesh"}
-	}
-	for name, allows := range f.settings.Protected {
-		namespace, short, _ := strings.Cut(name, "/")
-		p := traefik.Policy{}
-		for _, a := range allows {
-			p.HTTP = append(p.HTTP, traefik.Allow(a))
-		}
-		c.Protected[topology.Name{Namespace: namespace, Name: short}] = p
 	}
 	return c
 }
@@ -179,7 +163,7 @@ func (f *fixture) topology(t *testing.T) (topology.Topology, shadow.Assigned, []
 	topo, _ := topology.Build(topology.Config{
 		WatchNamespaces: s.Watch, IgnoreNamespaces: s.Ignore, MeshNamespace: "tulle-system",
 		DefaultMode: topology.Protocol(s.DefaultMode), ForeignPods: s.ForeignPods,
-		AllowedEndpoints: s.AllowedEndpoints, PodCIDRs: s.PodCIDRs, ServiceCIDRs: s.ServiceCIDRs,
+		AccessDefault: s.AccessDefault, AllowedEndpoints: s.AllowedEndpoints, PodCIDRs: s.PodCIDRs, ServiceCIDRs: s.ServiceCIDRs,
 	}, source.Snapshot().Resources)
 	ports := shadow.Range{First: 20000, Last: 20099}
 	if s.Last > 0 {

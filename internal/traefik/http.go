@@ -43,7 +43,7 @@ func (r *renderer) httpPort(u *unit, p *topology.Port, doors []door) {
 				continue
 			}
 			for _, d := range doors {
-				r.httpRouters(target, door{d.entryPoint, d.hosts, routerSuffix(route, j) + d.suffix}, m, matchers, priority)
+				r.httpRouters(target, door{d.entryPoint, d.hosts, routerSuffix(route, j) + d.suffix}, matchers, priority)
 			}
 		}
 	}
@@ -69,7 +69,7 @@ type httpTarget struct {
 
 // httpRouters adds the router of a match at a door. A protected destination has one more for each that is let in, and is
 // closed to the others. The priorities of a route's routers are above all those of the routes after it.
-func (r *renderer) httpRouters(t httpTarget, d door, m smi.HTTPMatch, matchers []string, priority int) {
+func (r *renderer) httpRouters(t httpTarget, d door, matchers []string, priority int) {
 	if d.hosts != "" {
 		matchers = append([]string{d.hosts}, matchers...)
 	}
@@ -82,7 +82,7 @@ func (r *renderer) httpRouters(t httpTarget, d door, m smi.HTTPMatch, matchers [
 	}
 	router.Middlewares, router.Service = r.closedMiddlewares(), r.nowhere()
 	r.http.Routers[name] = router
-	for i, allowed := range r.allowed(t, m) {
+	for i, allowed := range t.allowed() {
 		r.http.Routers[fmt.Sprintf("%s-allow-%d", name, i)] = &dynamic.Router{
 			EntryPoints: router.EntryPoints, Middlewares: r.middlewares(t), Service: t.service,
 			Rule: rule(append(append([]string(nil), matchers...), allowed...)), Priority: 2*priority + 1,

@@ -34,7 +34,7 @@ func attempts(t httpTarget) int {
 // closedMiddlewares refuse everything with 403 and say why.
 func (r *renderer) closedMiddlewares() []string {
 	return []string{
-		r.middleware("closed-reason", &dynamic.Middleware{Headers: &dynamic.Headers{CustomResponseHeaders: map[string]string{"Tulle-Reason": "closed"}}}),
+		r.middleware("closed-reason", &dynamic.Middleware{Headers: &dynamic.Headers{CustomResponseHeaders: map[string]string{"Tulle-Reason": "access-denied"}}}),
 		r.middleware("closed", &dynamic.Middleware{IPAllowList: &dynamic.IPAllowList{SourceRange: []string{nobody}}}),
 	}
 }

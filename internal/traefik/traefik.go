@@ -21,9 +21,6 @@ import (
 // Config is what the administrator says.
 type Config struct {
 	Zones []string // DNS zones of the mesh, e.g. "mesh"
-	// Protected are the services that are not everybody's to call, and who may call them. What Traefik can't enforce of
-	// that is closed.
-	Protected map[topology.Name]Policy
 	// ReadyOn is an entry point where Traefik answers on ReadyPath as soon as it has the configuration; "" = nowhere.
 	ReadyOn string
 }
@@ -34,7 +31,7 @@ const ReadyPath = "/tulle-ready"
 // Render returns the configuration of all units that have a port that they can be reached by: its own, or the shared
 // one. What can't be rendered as it is meant is a Problem, and is closed or left out; never opened.
 func Render(c Config, t topology.Topology, a shadow.Assigned) (*dynamic.Configuration, []problem.Problem) {
-	r := &renderer{config: c, http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: unitsOf(t), hosts: newHosts(c.Zones), matches: map[string]rendered{}, retries: map[int][]string{}}
+	r := &renderer{guards: newGuards(t), http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: unitsOf(t), hosts: newHosts(c.Zones), matches: map[string]rendered{}, retries: map[int][]string{}}
 	for i := range t.Services {
 		s := &t.Services[i]
 		if s.Backend {
@@ -59,7 +56,7 @@ func Render(c Config, t topology.Topology, a shadow.Assigned) (*dynamic.Configur
 
 // renderer collects what Render returns.
 type renderer struct {
-	config   Config
+	guards   guards
 	units    map[shadow.Unit]*unit
 	hosts    hosts
 	matches  map[string]rendered
