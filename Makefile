@@ -74,8 +74,8 @@ bench: ## benchmarks of the packages, and the data plane beside nginx, HAProxy a
 soak: ## what takes too long for `make test`
 	TULLE_SOAK=1 integration/e2e.sh
 
-fuzz-brief: ## the parsers of HTTP/1 for a minute
-	FUZZTIME=15s integration/fuzz.sh internal/proxy/http1
+fuzz-brief: ## the parsers of HTTP/1, and Traefik's rules, for a minute
+	FUZZTIME=15s integration/fuzz.sh internal/proxy/http1 integration/traefik
 
 fuzz: ## every fuzz target for FUZZTIME each (default 60s)
 	integration/fuzz.sh

@@ -29,7 +29,7 @@ func suites() []suite {
 		{name: "custom stub domain", on: []string{dualStack}, run: customStubDomain},
 		{name: "stub domain", on: []string{honest}, run: stubDomain},
 		{name: "roll-outs", on: []string{honest}, run: rollouts},
-		{name: "stock Traefik", on: []string{nftables}, run: stockTraefik},
+		{name: "stock Traefik", on: []string{nftables}, run: stockTraefik}, // the last one before the mesh goes
 		{name: "uninstall", run: uninstall},
 		{name: "lookups' end", on: []string{honest}, run: lookupsEnd},
 		{name: "upgrade", on: []string{honest}, run: upgrades},

@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +16,7 @@ import (
 
 const stockTraefikImage = "example.com/traefik"
 
-// stockTraefik lets stock Traefik carry the traffic, and gives it back to the mesh's own proxy.
+// stockTraefik lets stock Traefik carry the traffic. It stays, so that uninstalling takes it away, too.
 func stockTraefik(t *testing.T, e *env) {
 	ns := e.namespace(t, "e2e-traefik")
 	for name, version := range map[string]string{"web": "root", "web-v1": "v1", "web-v2": "v2"} {
@@ -22,21 +24,27 @@ func stockTraefik(t *testing.T, e *env) {
 	}
 	e.rollout(t, ns, "deployment/web", "deployment/web-v1", "deployment/web-v2")
 	tag := e.loadTraefik(t)
-	e.engine(t, "--set", "proxy.engine=traefik", "--set", "proxy.traefik.image.repository="+stockTraefikImage, "--set-string", "proxy.traefik.image.tag="+tag)
+	out, err := e.tulle(t, e.release, append([]string{"install", "--set", "proxy.engine=traefik",
+		"--set", "proxy.traefik.image.repository=" + stockTraefikImage, "--set-string", "proxy.traefik.image.tag=" + tag}, e.release.values()...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(out)
+	e.eventually(t, "tulle check", func() error {
+		_, err := e.tulle(t, e.release, "check")
+		return err
+	})
 	s := &traefikSuite{e: e, ns: ns}
 	t.Run("protocols", s.protocols)
 	t.Run("90/10", s.split)
 	t.Run("by header", s.byHeader)
+	t.Run("an enforced target", s.enforced)
 	t.Run("a broken object", s.broken)
 	t.Run("status", func(t *testing.T) {
 		out, err := e.tulle(t, e.release, "status")
 		if err != nil || !strings.Contains(out, "traefik") || !strings.Contains(out, "access control: ") {
 			t.Errorf("the status doesn't name the engine and its limits: %v\n%s", err, out)
 		}
-	})
-	t.Run("back to the own proxy", func(t *testing.T) {
-		e.engine(t, "--set", "proxy.engine=tulle") // an upgrade keeps values
-		t.Run("protocols", s.protocols)
 	})
 }
 
@@ -53,27 +61,13 @@ func (e *env) loadTraefik(t *testing.T) string {
 	}
 	program := strings.TrimSpace(string(out))
 	tag := strings.TrimPrefix(filepath.Base(filepath.Dir(program)), "traefik-")
-	archive, err := images.WriteCached(t.TempDir(), images.Image{Ref: stockTraefikImage + ":" + tag, Entrypoint: "/traefik", Files: map[string]string{"/traefik": program}})
-	if err != nil {
+	archive := filepath.Join(t.TempDir(), "traefik.tar")
+	image := images.Image{Ref: stockTraefikImage + ":" + tag, Entrypoint: "/traefik", Files: map[string]string{"/traefik": program}}
+	if err := images.Write(archive, image); err != nil {
 		t.Fatal(err)
 	}
 	e.loadImage(t, archive)
 	return tag
-}
-
-// engine upgrades the mesh to other values and waits until no other proxy is left.
-func (e *env) engine(t *testing.T, values ...string) {
-	t.Helper()
-	out, err := e.tulle(t, e.release, append(append([]string{"upgrade"}, e.release.values()...), values...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Log(out)
-	e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
-	e.eventually(t, "tulle check", func() error {
-		_, err := e.tulle(t, e.release, "check")
-		return err
-	})
 }
 
 type traefikSuite struct {
@@ -120,6 +114,48 @@ func (s *traefikSuite) byHeader(t *testing.T) {
 			return fmt.Errorf("with the header %v, without %v", with.ByVersion, without.ByVersion)
 		}
 		return nil
+	})
+}
+
+// enforced: a listed source may do what the target lists, nobody may do anything else, and what Traefik can't enforce is
+// closed and told.
+func (s *traefikSuite) enforced(t *testing.T) {
+	ns := s.e.namespace(t, "e2e-traefik-guarded", "tulle.dev/access: enforce")
+	s.e.apply(t, ns, file(t, "backend.yaml", "$NAME", "web", "$REPLICAS", "1", "$VERSION", "guarded"))
+	s.e.apply(t, ns, file(t, "guarded.yaml", "$CLIENTS", clientNamespace))
+	s.e.rollout(t, ns, "deployment/web")
+	get := func(c client, want int, args ...string) func() error {
+		return func() error {
+			got := c.call(t, append(append([]string{"get", "-n", "5"}, args...), "http://web."+ns+".mesh/")...)
+			if got.ByStatus[want] != 5 {
+				return fmt.Errorf("5 calls from %s: %v %v, want %d", c.node, got.ByStatus, got.Errors, want)
+			}
+			return nil
+		}
+	}
+	for _, c := range s.e.clients {
+		s.e.inARow(t, "a reader reads", 3, settleTimeout, get(c, http.StatusOK))
+		if err := get(c, http.StatusForbidden, "-method", "POST")(); err != nil {
+			t.Errorf("a reader writes: %v", err)
+		}
+	}
+	for _, c := range s.e.clientsOf(t, s.ns, "app=web") {
+		if err := get(c, http.StatusForbidden)(); err != nil {
+			t.Errorf("somebody else reads: %v", err)
+		}
+	}
+	for _, protocol := range []string{"tcp", "udp"} {
+		port := map[string]string{"tcp": ":9000", "udp": ":9002"}[protocol]
+		if got := s.e.clients[0].call(t, protocol, "-n", "2", "-timeout", "1s", "web."+ns+".mesh"+port); got.OK > 0 {
+			t.Errorf("%s is open: %d of %d", protocol, got.OK, got.Calls)
+		}
+	}
+	s.e.eventually(t, "an Event says what is closed", func() error {
+		out, err := s.e.try(t, "-n", ns, "get", "events", "--field-selector", "reason=NotEnforceable", "-o", "name")
+		if err == nil && out == "" {
+			err = errors.New("there is none")
+		}
+		return err
 	})
 }
 

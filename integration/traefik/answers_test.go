@@ -1,6 +1,7 @@
 package traefik_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -29,6 +30,8 @@ type world struct {
 	mode        string
 	access      string
 	dynamic     []byte
+	problems    []byte // of the rendering, a line each
+	calls       []call // that access control decides on, if the fixture is about that
 	entryPoints map[string]string // address by name
 }
 
@@ -119,13 +122,20 @@ func prepareOne(t *testing.T, tulle, file string) *world {
 	if w.mode == "" {
 		w.mode = "http"
 	}
-	moved := map[string]string{}
+	moved, given := map[string]string{}, 0
+	next := func() string {
+		given++
+		return loopback(strconv.Itoa(9 + given))
+	}
 	objects := address.ReplaceAllStringFunc(string(part(a, "in.yaml")), func(ip string) string {
 		if moved[ip] == "" {
-			moved[ip] = loopback(strconv.Itoa(10 + len(moved)))
+			moved[ip] = next()
 		}
 		return moved[ip]
 	})
+	callers, addresses := callersOf(string(part(a, "calls")), next)
+	objects += callers
+	w.calls = callsOf(t, string(part(a, "calls")), addresses)
 	if err := os.WriteFile(filepath.Join(w.dir, "in.yaml"), []byte(objects), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -157,10 +167,14 @@ func prepareOne(t *testing.T, tulle, file string) *world {
 func (w *world) render(t *testing.T, tulle string, more ...string) []byte {
 	t.Helper()
 	args := append([]string{"traefik", "render", "-f", w.dir, "--zones", strings.Join(w.zones, ","), "--default-mode", w.mode, "--access", w.access, "--endpoints-allow", "127.0.0.0/8,::1/128"}, more...)
-	out, err := exec.CommandContext(t.Context(), tulle, args...).Output()
+	cmd := exec.CommandContext(t.Context(), tulle, args...)
+	var problems bytes.Buffer
+	cmd.Stderr = &problems
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v: %s", err, problems.Bytes())
 	}
+	w.problems = problems.Bytes()
 	return out
 }
 
@@ -196,17 +210,22 @@ func compare(t *testing.T, tulle string, s *stock, w *world) {
 	p := run(t, tulle, "run", "-f", w.dir, "--zones", strings.Join(w.zones, ","), "--default-mode", w.mode, "--access", w.access)
 	ports := w.served(t, p, config)
 	s.load(t, w.dynamic)
+	if len(w.calls) > 0 {
+		w.compareCalls(t, ports)
+		return
+	}
+	d := &net.Dialer{Timeout: patience}
 	for _, port := range ports {
 		t.Run(fmt.Sprintf("%s:%d/%s", port.host, port.number, port.protocol), func(t *testing.T) {
 			switch port.protocol {
 			case "http":
 				for _, r := range table(port) {
-					same(t, r.String(), answers(t, port.tulle, r), answers(t, port.traefik, r))
+					same(t, r.String(), answers(t, d, port.tulle, r, often), answers(t, d, port.traefik, r, often))
 				}
 			case "tcp":
-				same(t, "connections", connections(t, port.tulle), connections(t, port.traefik))
+				same(t, "connections", connections(t, d, port.tulle), connections(t, d, port.traefik))
 			case "udp":
-				same(t, "datagrams", datagrams(t, port.tulle), datagrams(t, port.traefik))
+				same(t, "datagrams", datagrams(t, d, port.tulle), datagrams(t, d, port.traefik))
 			}
 		})
 	}
@@ -333,7 +352,7 @@ func (a ask) String() string {
 func table(p served) []ask {
 	var out []ask
 	for _, path := range []string{
-		"/", "/metrics", "/metricsfoo", "/x/metrics", "/any?q=1", "/a", "/b/c", "/x/b", "/beta", "/Beta/", "/api/v1", "/a%20b", "/%7Bx%7D", "/a%2Fb", "//a", "/a/./b", "/%62eta",
+		"/", "/metrics", "/metricsfoo", "/x/metrics", "/any?q=1", "/a", "/b/c", "/x/b", "/beta", "/Beta/", "/api/v1", "/a%20b", "/%7Bx%7D", "//a", "/a/./b", "/%62eta",
 	} {
 		out = append(out, ask{method: http.MethodGet, path: path})
 	}
@@ -343,6 +362,7 @@ func table(p served) []ask {
 	for _, h := range []http.Header{
 		{"User-Agent": {"Mozilla/5.0 Firefox/1"}}, {"User-Agent": {"Android"}, "Cookie": {"type=insider"}}, {"Cookie": {"a=1;type=insider;b=2"}},
 		{"Cookie": {"type=insiders"}}, {"X-A": {"a"}}, {"X-A": {"b"}, "X-C": {"c"}}, {"X-A": {"other", "b"}, "X-C": {"c"}}, {"X-A": {"ab"}}, {"X-Empty": {""}}, {"X-Empty": {"x"}},
+		{"X-Tell": {"X-Forwarded-Client-Cert"}, "X-Forwarded-Client-Cert": {"forged"}},
 	} {
 		out = append(out, ask{method: http.MethodGet, path: "/", header: h}, ask{method: http.MethodPost, path: "/any", header: h})
 	}
@@ -353,11 +373,9 @@ func table(p served) []ask {
 }
 
 // answers asks a few times and collects the different answers: the status, and what the backend saw.
-func answers(t *testing.T, at string, a ask) map[string]bool {
+func answers(t *testing.T, d *net.Dialer, at string, a ask, often int) map[string]bool {
 	t.Helper()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "tcp", at)
-	}}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "tcp", at) }}
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, Timeout: patience}
 	out := map[string]bool{}
@@ -372,19 +390,19 @@ func answers(t *testing.T, at string, a ask) map[string]bool {
 	return out
 }
 
-func connections(t *testing.T, at string) map[string]bool {
+func connections(t *testing.T, d *net.Dialer, at string) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}
 	for range often {
-		out[connection(t, at)] = true
+		out[connection(t, d, at)] = true
 	}
 	return out
 }
 
 // connection says who answers on a TCP connection.
-func connection(t *testing.T, at string) string {
+func connection(t *testing.T, d *net.Dialer, at string) string {
 	t.Helper()
-	c, err := (&net.Dialer{Timeout: patience}).DialContext(t.Context(), "tcp", at)
+	c, err := d.DialContext(t.Context(), "tcp", at)
 	if err != nil {
 		return "closed"
 	}
@@ -396,17 +414,17 @@ func connection(t *testing.T, at string) string {
 	return lastLine(c)
 }
 
-func datagrams(t *testing.T, at string) map[string]bool {
+func datagrams(t *testing.T, d *net.Dialer, at string) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}
 	for range often {
-		out[datagram(t, at)] = true
+		out[datagram(t, d, at)] = true
 	}
 	return out
 }
 
 // datagram says who answers a datagram of a new flow.
-func datagram(t *testing.T, at string) string {
+func datagram(t *testing.T, d *net.Dialer, at string) string {
 	t.Helper()
 	if at == "" {
 		return "dropped"
@@ -414,7 +432,7 @@ func datagram(t *testing.T, at string) string {
 	if _, err := netip.ParseAddrPort(at); err != nil {
 		t.Fatal(err)
 	}
-	c, err := (&net.Dialer{}).DialContext(t.Context(), "udp", at)
+	c, err := d.DialContext(t.Context(), "udp", at)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package traefik_test
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -42,10 +43,10 @@ func newBackends(t *testing.T) *backends {
 	return b
 }
 
-// answer says what reached the backend.
+// answer says what reached the backend, with the values of one header.
 func answer(w http.ResponseWriter, r *http.Request) {
 	who, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	fmt.Fprintf(w, "%s %s %s %s %q", who, r.Method, r.RequestURI, r.Host, r.Header.Values("X-A"))
+	fmt.Fprintf(w, "%s %s %s %s %q", who, r.Method, r.RequestURI, r.Host, r.Header.Values(cmp.Or(r.Header.Get("X-Tell"), "X-A")))
 }
 
 // add opens an address, once.

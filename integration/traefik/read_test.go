@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/access"
 )
 
 // answerOf is an answer in a line: the status, and what the backend says if it was one.
@@ -24,7 +26,21 @@ func answerOf(t *testing.T, client *http.Client, r *http.Request) string {
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Sprint(answer.StatusCode) // whoever refuses has words of his own
 	}
-	return fmt.Sprintf("%d %s", answer.StatusCode, body)
+	return fmt.Sprintf("%d %s", answer.StatusCode, oneForm(string(body)))
+}
+
+// oneForm brings the path that a backend saw into the one form that rules judge: Traefik always sends about that, the
+// mesh's own proxy only if a rule judges the path (the differences path-form and encoded-slash).
+func oneForm(answer string) string {
+	fields := strings.SplitN(answer, " ", 4) // who, method, target, rest
+	if len(fields) < 4 {
+		return answer
+	}
+	path, query, _ := strings.Cut(fields[2], "?")
+	if path, ok := access.Canonical(path, true); ok {
+		fields[2] = path + "?" + query
+	}
+	return strings.Join(fields, " ")
 }
 
 // lastLine is what a server that closes the connection says last.

@@ -73,33 +73,49 @@ func (g guards) of(name topology.Name) policy {
 	return p
 }
 
+// alike says whether workloads let the same in.
+func (g guards) alike(workloads []topology.Name) bool {
+	first := g.of(workloads[0]).allow
+	return !slices.ContainsFunc(workloads, func(w topology.Name) bool { return !slices.EqualFunc(first, g.of(w).allow, allow.equal) })
+}
+
+func (a allow) equal(b allow) bool {
+	return slices.Equal(a.sources, b.sources) && slices.Equal(a.ports, b.ports) && slices.Equal(a.methods, b.methods)
+}
+
 // convert takes over what Traefik can judge as the mesh does: who calls, on which port, by which method. It judges paths
 // and headers, too, but takes them otherwise than a rule means that keeps somebody out: of a repeated header one value
 // that fits is enough, and it knows fewer ways to write one path.
 func (g guards) convert(w *topology.Workload) policy {
 	var p policy
 	for _, grant := range w.Grants {
-		a := allow{}
-		for _, s := range grant.Sources {
-			a.sources = append(a.sources, g.addresses[s]...)
-		}
-		slices.SortFunc(a.sources, netip.Addr.Compare)
-		a.sources = slices.Compact(a.sources)
-		open := true
-		if a.ports, open = portsOf(grant); !open || len(a.sources) == 0 {
+		ports, open := portsOf(grant)
+		if !open {
 			continue
 		}
 		methods, lost := methodsOf(grant)
 		if lost {
 			p.lost = append(p.lost, grant.Target.String())
 		}
+		sources := g.sourcesOf(grant)
+		if len(sources) == 0 {
+			continue
+		}
 		for _, list := range methods {
-			one := a
-			one.methods = list
-			p.allow = append(p.allow, one)
+			p.allow = append(p.allow, allow{sources: sources, ports: ports, methods: list})
 		}
 	}
 	return p
+}
+
+// sourcesOf are the addresses that a grant's sources have now.
+func (g guards) sourcesOf(grant topology.Grant) []netip.Addr {
+	var list []netip.Addr
+	for _, s := range grant.Sources {
+		list = append(list, g.addresses[s]...)
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
 }
 
 // portsOf are the ports on which a grant allows HTTP: those of its TCPRoutes, or all if it has rules about HTTP only.
@@ -183,15 +199,18 @@ func (r *renderer) access(shares []share) access {
 	switch {
 	case len(workloads) == 0:
 		return access{}
-	case len(workloads) > 1 || open:
+	case open || !r.guards.alike(workloads):
 		r.reportShares(shares, "Traefik lets a request in before it chooses an endpoint, and these are not all protected alike: what leads to them is closed")
 		return access{protected: true}
 	}
-	p := r.guards.of(workloads[0])
-	if len(p.lost) > 0 {
-		r.reportShares(shares, "Traefik cannot enforce rules about paths and headers: what these TrafficTargets allow by them is closed: "+problem.QuoteAll(p.lost))
+	var lost []string
+	for _, w := range workloads {
+		lost = append(lost, r.guards.of(w).lost...)
 	}
-	return access{protected: true, allow: p.allow}
+	if len(lost) > 0 {
+		r.reportShares(shares, "Traefik cannot enforce rules about paths and headers: what these TrafficTargets allow by them is closed: "+problem.QuoteAll(lost))
+	}
+	return access{protected: true, allow: r.guards.of(workloads[0]).allow}
 }
 
 func (s share) protected() bool {

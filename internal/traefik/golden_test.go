@@ -90,7 +90,8 @@ type settings struct {
 	ForeignPods                              bool
 	Zones                                    []string
 	First, Last                              int32 // of the range of entry points
-	AccessDefault                            topology.AccessMode
+	AccessDefault, AccessMinimum             topology.AccessMode
+	TrustTargetRefs                          bool
 }
 
 func readFixture(t *testing.T, file string) *fixture {
@@ -163,7 +164,7 @@ func (f *fixture) topology(t *testing.T) (topology.Topology, shadow.Assigned, []
 	topo, _ := topology.Build(topology.Config{
 		WatchNamespaces: s.Watch, IgnoreNamespaces: s.Ignore, MeshNamespace: "tulle-system",
 		DefaultMode: topology.Protocol(s.DefaultMode), ForeignPods: s.ForeignPods,
-		AccessDefault: s.AccessDefault, AllowedEndpoints: s.AllowedEndpoints, PodCIDRs: s.PodCIDRs, ServiceCIDRs: s.ServiceCIDRs,
+		AccessDefault: s.AccessDefault, AccessMinimum: s.AccessMinimum, TrustTargetRefs: s.TrustTargetRefs, AllowedEndpoints: s.AllowedEndpoints, PodCIDRs: s.PodCIDRs, ServiceCIDRs: s.ServiceCIDRs,
 	}, source.Snapshot().Resources)
 	ports := shadow.Range{First: 20000, Last: 20099}
 	if s.Last > 0 {

@@ -12,13 +12,17 @@ const connectAttempts = 5
 // nobody is an address that no caller has.
 const nobody = "255.255.255.255/32"
 
-// middlewares of a router that lets through.
+// middlewares of a router that lets through. The header by which the mesh's own proxy says who calls is nobody else's
+// to write: an empty value takes it away.
 func (r *renderer) middlewares(t httpTarget) []string {
 	n := attempts(t)
-	if n > 1 && r.retries[n] == nil {
-		r.retries[n] = []string{r.middleware("retry-"+strconv.Itoa(n), &dynamic.Middleware{Retry: &dynamic.Retry{Attempts: n}})}
+	if r.open[n] == nil {
+		r.open[n] = []string{r.middleware("unforged", &dynamic.Middleware{Headers: &dynamic.Headers{CustomRequestHeaders: map[string]string{"X-Forwarded-Client-Cert": ""}}})}
+		if n > 1 {
+			r.open[n] = append(r.open[n], r.middleware("retry-"+strconv.Itoa(n), &dynamic.Middleware{Retry: &dynamic.Retry{Attempts: n}}))
+		}
 	}
-	return r.retries[n]
+	return r.open[n]
 }
 
 // attempts is how often a request is sent at most. Traefik repeats one only if nothing of it was written, which is always
