@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -26,11 +25,8 @@ func newTraefik() *cobra.Command {
 
 // traefikRenderOptions are the flags of `tulle traefik render`.
 type traefikRenderOptions struct {
-	dir         string
-	zones       []string
-	defaultMode string
-	access      string
-	allow       []string
+	folderFlags
+
 	first, last int32
 	static      bool
 }
@@ -50,11 +46,7 @@ configuration has to say of the entry points that are in use. Problems go to sta
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout(), cmd.ErrOrStderr()) },
 	}
-	cmd.Flags().StringVarP(&o.dir, "filename", "f", "", "folder with YAML files")
-	cmd.Flags().StringSliceVar(&o.zones, "zones", []string{"mesh"}, "DNS zones of the mesh")
-	cmd.Flags().StringVar(&o.defaultMode, "default-mode", "http", "what a TCP port that says nothing carries: http or tcp")
-	cmd.Flags().StringVar(&o.access, "access", "off", "access control of namespaces without the label tulle.dev/access: off, audit or enforce")
-	cmd.Flags().StringSliceVar(&o.allow, "endpoints-allow", nil, "CIDRs that endpoints may lie in although they are refused otherwise")
+	o.add(cmd.Flags())
 	cmd.Flags().Int32Var(&o.first, "first-port", 20000, "first port of the entry points of TCP and UDP")
 	cmd.Flags().Int32Var(&o.last, "last-port", 20099, "last port of the entry points of TCP and UDP")
 	cmd.Flags().BoolVar(&o.static, "static", false, "print the entry points of the static configuration instead")
@@ -89,27 +81,18 @@ func (o *traefikRenderOptions) run(stdout, stderr io.Writer) error {
 	return err
 }
 
-// config checks the flags.
+// config checks the flags. Addresses of the loopback are as good as others in files that somebody wrote, as with
+// `tulle run`.
 func (o *traefikRenderOptions) config() (topology.Config, error) {
-	c := topology.Config{DefaultMode: topology.Protocol(o.defaultMode), AccessDefault: topology.AccessMode(o.access)}
-	if o.dir == "" {
-		return c, install.WithNext(errors.New("no folder to read"), "name a folder of YAML files with -f; `tulle demo` shows one")
+	c := topology.Config{
+		DefaultMode: topology.Protocol(o.defaultMode), AccessDefault: topology.AccessMode(o.access), TrustTargetRefs: true,
+		AllowedEndpoints: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 	}
-	if c.DefaultMode != topology.HTTP && c.DefaultMode != topology.TCP {
-		return c, install.WithNext(fmt.Errorf("unknown --default-mode %q", o.defaultMode), "use http or tcp")
-	}
-	if !slices.Contains([]topology.AccessMode{topology.AccessOff, topology.AccessAudit, topology.AccessEnforce}, c.AccessDefault) {
-		return c, install.WithNext(fmt.Errorf("unknown --access %q", o.access), "use off, audit or enforce")
+	if err := o.check(); err != nil {
+		return c, err
 	}
 	if o.first < 1 || o.last < o.first || o.last > 65535 {
 		return c, install.WithNext(fmt.Errorf("--first-port %d and --last-port %d are no range of ports", o.first, o.last), "use e.g. 20000 and 20099")
-	}
-	for _, text := range o.allow {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			return c, install.WithNext(fmt.Errorf("--endpoints-allow %q is not a CIDR", text), "use e.g. 127.0.0.0/8")
-		}
-		c.AllowedEndpoints = append(c.AllowedEndpoints, p)
 	}
 	return c, nil
 }

@@ -30,8 +30,8 @@ type world struct {
 	mode        string
 	access      string
 	dynamic     []byte
-	problems    []byte // of the rendering, a line each
-	calls       []call // that access control decides on, if the fixture is about that
+	problems    []byte            // of the rendering, a line each
+	calls       []call            // that access control decides on, if the fixture is about that
 	entryPoints map[string]string // address by name
 }
 
@@ -166,7 +166,7 @@ func prepareOne(t *testing.T, tulle, file string) *world {
 
 func (w *world) render(t *testing.T, tulle string, more ...string) []byte {
 	t.Helper()
-	args := append([]string{"traefik", "render", "-f", w.dir, "--zones", strings.Join(w.zones, ","), "--default-mode", w.mode, "--access", w.access, "--endpoints-allow", "127.0.0.0/8,::1/128"}, more...)
+	args := append([]string{"traefik", "render", "-f", w.dir, "--zones", strings.Join(w.zones, ","), "--default-mode", w.mode, "--access", w.access}, more...)
 	cmd := exec.CommandContext(t.Context(), tulle, args...)
 	var problems bytes.Buffer
 	cmd.Stderr = &problems
@@ -201,6 +201,7 @@ type served struct {
 	name, protocol, host string
 	number               int
 	tulle, traefik       string // addresses; "" if Traefik drops what comes there
+	often                int    // how many times a thing is asked
 }
 
 func compare(t *testing.T, tulle string, s *stock, w *world) {
@@ -220,7 +221,7 @@ func compare(t *testing.T, tulle string, s *stock, w *world) {
 			switch port.protocol {
 			case "http":
 				for _, r := range table(port) {
-					same(t, r.String(), answers(t, d, port.tulle, r, often), answers(t, d, port.traefik, r, often))
+					same(t, r.String(), answers(t, d, port.tulle, r, port.often), answers(t, d, port.traefik, r, port.often))
 				}
 			case "tcp":
 				same(t, "connections", connections(t, d, port.tulle), connections(t, d, port.traefik))
@@ -293,7 +294,10 @@ func (w *world) served(t *testing.T, p *process, c *dynamic.Configuration) []ser
 				number = q[3]
 			}
 			one.tulle = net.JoinHostPort(m[2], number)
-			one.traefik = w.entryPoint(t, one, c)
+			one.traefik, one.often = w.entryPoint(t, one, c), 2
+			if splits(one, c) {
+				one.often = often
+			}
 			out = append(out, one)
 		}
 	}
@@ -326,6 +330,16 @@ func (w *world) entryPoint(t *testing.T, s served, c *dynamic.Configuration) str
 		t.Fatalf("%s %s has the entry points %q", s.protocol, s.name, names)
 	}
 	return strings.TrimSuffix(w.entryPoints[names[0]], "/udp")
+}
+
+// splits says whether a port has several backends.
+func splits(s served, c *dynamic.Configuration) bool {
+	for name, r := range c.HTTP.Routers {
+		if strings.HasPrefix(name, s.name+"-") && c.HTTP.Services[r.Service].Weighted != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // same compares what was answered, whatever the order.

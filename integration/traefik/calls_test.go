@@ -101,7 +101,9 @@ func (c call) make(t *testing.T, p served, at string) string {
 	return ""
 }
 
-func isRefusal(answer string) bool { return answer == "403" || answer == "closed" || answer == "dropped" }
+func isRefusal(answer string) bool {
+	return answer == "403" || answer == "closed" || answer == "dropped"
+}
 
 // isClosed says whether a Problem says of a port that Traefik can't enforce what protects it.
 func (w *world) isClosed(p served) bool {

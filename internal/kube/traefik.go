@@ -2,20 +2,15 @@ package kube
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
 // TraefikSecret holds the key with which stock Traefik's pods ask the controllers for their configuration, and its
@@ -32,13 +27,14 @@ func EnsureTraefikClient(ctx context.Context, client kubernetes.Interface, names
 	secrets := client.CoreV1().Secrets(namespace)
 	s, err := secrets.Get(ctx, TraefikSecret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		data, makeErr := selfSigned("tulle-traefik."+namespace, time.Now())
+		cert, key, makeErr := identity.SelfSignedClient("tulle-traefik."+namespace, traefikLife, time.Now())
 		if makeErr != nil {
 			return nil, makeErr
 		}
 		_, err = secrets.Create(ctx, &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: TraefikSecret, Labels: ourLabels()},
-			Type:       corev1.SecretTypeTLS, Data: data,
+			Type:       corev1.SecretTypeTLS,
+			Data:       map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key},
 		}, metav1.CreateOptions{})
 		if err == nil || apierrors.IsAlreadyExists(err) {
 			s, err = secrets.Get(ctx, TraefikSecret, metav1.GetOptions{})
@@ -48,29 +44,4 @@ func EnsureTraefikClient(ctx context.Context, client kubernetes.Interface, names
 		return nil, fmt.Errorf("keep Traefik's certificate in Secret %s: %w", TraefikSecret, err)
 	}
 	return s.Data[corev1.TLSCertKey], nil
-}
-
-// selfSigned makes a key and a certificate for clients.
-func selfSigned(name string, now time.Time) (map[string][]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make client key: %w", err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotBefore: now.Add(-10 * time.Minute), NotAfter: now.Add(traefikLife),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, fmt.Errorf("make client certificate: %w", err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encode client key: %w", err)
-	}
-	return map[string][]byte{
-		corev1.TLSCertKey:       pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
-		corev1.TLSPrivateKeyKey: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
-	}, nil
 }
