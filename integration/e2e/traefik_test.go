@@ -24,8 +24,9 @@ func stockTraefik(t *testing.T, e *env) {
 	}
 	e.rollout(t, ns, "deployment/web", "deployment/web-v1", "deployment/web-v2")
 	tag := e.loadTraefik(t)
-	out, err := e.tulle(t, e.release, append([]string{"install", "--set", "proxy.engine=traefik",
-		"--set", "proxy.traefik.image.repository=" + stockTraefikImage, "--set-string", "proxy.traefik.image.tag=" + tag}, e.release.values()...)...)
+	args := append([]string{"install", "--set", "proxy.engine=traefik"}, e.release.values()...)
+	args = append(args, "--set", "proxy.traefik.image.repository="+stockTraefikImage, "--set-string", "proxy.traefik.image.tag="+tag)
+	out, err := e.tulle(t, e.release, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package traefik_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -73,8 +74,11 @@ func (w *world) compareCalls(t *testing.T, ports []served) {
 				continue
 			}
 			tulle, traefik := c.make(t, p, p.tulle), c.make(t, p, p.traefik)
-			if tulle == traefik || isRefusal(traefik) && w.isClosed(p) {
+			switch {
+			case tulle == traefik, isRefusal(traefik) && w.isClosed(p):
 				continue
+			case traefik == "400" && strings.Contains(strings.ToLower(c.ask.path), "%2f"):
+				continue // the difference encoded-slash
 			}
 			t.Errorf("%s on %s:\n  tulle:   %q\n  traefik: %q", c.line, p.host, tulle, traefik)
 		}
@@ -95,10 +99,7 @@ func (c call) make(t *testing.T, p served, at string) string {
 	d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(c.from)}
 	asked := c.ask
 	asked.host = fmt.Sprintf("%s:%d", p.host, p.number)
-	for one := range answers(t, d, at, asked, 1) {
-		return one
-	}
-	return ""
+	return strings.Join(slices.Sorted(maps.Keys(answers(t, d, at, asked, p.often))), ", ")
 }
 
 func isRefusal(answer string) bool {
@@ -111,7 +112,7 @@ func (w *world) isClosed(p served) bool {
 	prefix := fmt.Sprintf("Service %s/%s: NotEnforceable: ", labels[0], labels[1])
 	return slices.ContainsFunc(bytes.Split(w.problems, []byte("\n")), func(line []byte) bool {
 		message, ok := bytes.CutPrefix(line, []byte(prefix))
-		stream := bytes.Contains(message, []byte(" of "+strings.ToUpper(p.protocol)+":"))
+		stream := bytes.Contains(message, fmt.Appendf(nil, " of %s: port %d ", strings.ToUpper(p.protocol), p.number))
 		return ok && stream == (p.protocol != "http")
 	})
 }

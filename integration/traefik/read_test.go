@@ -36,9 +36,9 @@ func oneForm(answer string) string {
 	if len(fields) < 4 {
 		return answer
 	}
-	path, query, _ := strings.Cut(fields[2], "?")
-	if path, ok := access.Canonical(path, true); ok {
-		fields[2] = path + "?" + query
+	path, _, _ := strings.Cut(fields[2], "?")
+	if canonical, ok := access.Canonical(path, true); ok {
+		fields[2] = canonical + fields[2][len(path):]
 	}
 	return strings.Join(fields, " ")
 }

@@ -57,8 +57,11 @@ func newGuards(t topology.Topology) guards {
 
 // enforced says whether calls to an endpoint are refused unless they are allowed. One whose policy isn't known is.
 func (g guards) enforced(e topology.Endpoint) bool {
+	if !e.Protected {
+		return false
+	}
 	w := g.workloads[e.Workload]
-	return e.Protected && (w == nil || w.Mode != topology.AccessAudit)
+	return w == nil || w.Mode != topology.AccessAudit
 }
 
 // of returns a workload's policy. One that isn't known lets nobody in.
@@ -181,11 +184,27 @@ func anyPath(expr string) bool {
 
 // access judges the backends of a route. Each has its own policy, and Traefik lets a request in before it draws a backend
 // and an endpoint: what has not the same answer for all of them is closed.
-func (r *renderer) access(shares []share) access {
-	if len(r.guards.workloads) == 0 && !slices.ContainsFunc(shares, share.protected) {
+func (r *renderer) access(u *unit, shares []share) access {
+	workloads, open := r.behind(shares)
+	switch {
+	case len(workloads) == 0:
 		return access{}
+	case open || !r.guards.alike(workloads):
+		r.report(u.ref(), problem.NotEnforceable, "Traefik lets a request in before it chooses an endpoint, and these are not all protected alike: what leads to them is closed")
+		return access{protected: true}
 	}
-	open, workloads := false, []topology.Name{}
+	var lost []string
+	for _, w := range workloads {
+		lost = append(lost, r.guards.of(w).lost...)
+	}
+	if len(lost) > 0 {
+		r.report(u.ref(), problem.NotEnforceable, "Traefik cannot enforce rules about paths and headers: what these TrafficTargets allow by them is closed: %s", problem.QuoteAll(lost))
+	}
+	return access{protected: true, allow: r.guards.of(workloads[0]).allow}
+}
+
+// behind lists the workloads behind shares for which access is enforced; open says that there are others, too.
+func (r *renderer) behind(shares []share) (workloads []topology.Name, open bool) {
 	for _, s := range shares {
 		for _, e := range s.endpoints() {
 			switch {
@@ -196,34 +215,7 @@ func (r *renderer) access(shares []share) access {
 			}
 		}
 	}
-	switch {
-	case len(workloads) == 0:
-		return access{}
-	case open || !r.guards.alike(workloads):
-		r.reportShares(shares, "Traefik lets a request in before it chooses an endpoint, and these are not all protected alike: what leads to them is closed")
-		return access{protected: true}
-	}
-	var lost []string
-	for _, w := range workloads {
-		lost = append(lost, r.guards.of(w).lost...)
-	}
-	if len(lost) > 0 {
-		r.reportShares(shares, "Traefik cannot enforce rules about paths and headers: what these TrafficTargets allow by them is closed: "+problem.QuoteAll(lost))
-	}
-	return access{protected: true, allow: r.guards.of(workloads[0]).allow}
-}
-
-func (s share) protected() bool {
-	return slices.ContainsFunc(s.endpoints(), func(e topology.Endpoint) bool { return e.Protected })
-}
-
-// reportShares tells the services of shares that are protected.
-func (r *renderer) reportShares(shares []share, message string) {
-	for _, s := range shares {
-		if s.unit != nil && slices.ContainsFunc(s.endpoints(), r.guards.enforced) {
-			r.report(s.unit.ref(), problem.NotEnforceable, "%s", message)
-		}
-	}
+	return workloads, open
 }
 
 // allowed lists the matchers by which requests are let in.
@@ -242,11 +234,48 @@ func (t httpTarget) allowed() [][]string {
 	return out
 }
 
-// closedStream says whether a TCP or UDP port is closed because an endpoint of it is protected.
-func (r *renderer) closedStream(p *topology.Port, shares []share) bool {
-	closed := slices.ContainsFunc(shares, func(s share) bool { return slices.ContainsFunc(s.endpoints(), r.guards.enforced) })
-	if closed {
-		r.reportShares(shares, "Traefik knows no identity of callers of "+strings.ToUpper(string(p.Protocol))+": what leads here is closed")
+// closedStream says whether a TCP or UDP port is closed because an endpoint of it is protected. It is told if anybody would
+// be let in otherwise.
+func (r *renderer) closedStream(u *unit, p *topology.Port, shares []share) bool {
+	workloads, open := r.behind(shares)
+	var lost []string
+	for _, w := range workloads {
+		lost = append(lost, r.guards.streams(w, p)...)
 	}
-	return closed
+	protocol := strings.ToUpper(string(p.Protocol))
+	switch {
+	case len(lost) > 0:
+		r.report(u.ref(), problem.NotEnforceable, "Traefik knows no identity of callers of %s: port %d is closed, whatever these TrafficTargets allow: %s", protocol, p.Number, problem.QuoteAll(lost))
+	case len(workloads) > 0 && open:
+		r.report(u.ref(), problem.NotEnforceable, "Traefik knows no identity of callers of %s: port %d is closed, as some of what is behind it is protected", protocol, p.Number)
+	}
+	return len(workloads) > 0
+}
+
+// streams lists the TrafficTargets that let anybody in on a TCP or UDP port of a workload.
+func (g guards) streams(name topology.Name, p *topology.Port) []string {
+	var targets []string
+	if w := g.workloads[name]; w != nil {
+		for _, grant := range w.Grants {
+			if allowsStream(grant, p) {
+				targets = append(targets, grant.Target.String())
+			}
+		}
+	}
+	return targets
+}
+
+// allowsStream says whether a grant is about connections or datagrams on a port. TCPRoutes beside an HTTPRouteGroup are
+// about its ports only.
+func allowsStream(g topology.Grant, p *topology.Port) bool {
+	kind := "UDPRoute"
+	if p.Protocol == topology.TCP {
+		kind = "TCPRoute"
+		if slices.ContainsFunc(g.Rules, func(r topology.Rule) bool { return r.Kind == "HTTPRouteGroup" }) {
+			return false
+		}
+	}
+	return (g.Port == 0 || g.Port == p.Number) && slices.ContainsFunc(g.Rules, func(r topology.Rule) bool {
+		return r.Kind == kind && !r.Broken && (len(r.Ports) == 0 || slices.Contains(r.Ports, p.Number))
+	})
 }

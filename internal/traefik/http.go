@@ -28,7 +28,7 @@ func (r *renderer) httpPort(u *unit, p *topology.Port, doors []door) {
 		name := base + "-" + strconv.Itoa(i)
 		priority := len(p.Routes) - i
 		target := httpTarget{route: route, shares: r.shares(u, p, route), port: p, name: name}
-		target.access = r.access(target.shares)
+		target.access = r.access(u, target.shares)
 		target.service = r.httpRouteService(target)
 		matches := route.Matches
 		if len(matches) == 0 {

@@ -33,7 +33,7 @@ func (r *renderer) tcpPort(u *unit, p *topology.Port, entryPoint string) {
 	router := &dynamic.TCPRouter{EntryPoints: []string{entryPoint}, Rule: "HostSNI(`*`)"}
 	r.tcp.Routers[name] = router
 	switch {
-	case len(shares) == 0 || r.closedStream(p, shares):
+	case len(shares) == 0 || r.closedStream(u, p, shares):
 		router.Service = "nowhere"
 		r.tcp.Services["nowhere"] = &dynamic.TCPService{LoadBalancer: tcpLoadBalancer(nil)}
 	case len(shares) == 1:
@@ -69,7 +69,7 @@ func tcpLoadBalancer(endpoints []topology.Endpoint) *dynamic.TCPServersLoadBalan
 // udpPort renders a UDP port. What is to be dropped has no router.
 func (r *renderer) udpPort(u *unit, p *topology.Port, entryPoint string) {
 	shares := r.fallback(u, p)
-	if len(shares) == 0 || r.closedStream(p, shares) {
+	if len(shares) == 0 || r.closedStream(u, p, shares) {
 		return
 	}
 	name := u.portName(p)
