@@ -151,7 +151,7 @@ func (s *traefikSuite) enforced(t *testing.T) {
 			t.Errorf("%s is open: %d of %d", protocol, got.OK, got.Calls)
 		}
 	}
-	s.e.eventually(t, "an Event says what is closed", func() error {
+	s.e.eventually(t, "an Event says that UDP is closed although the target lists it", func() error {
 		out, err := s.e.try(t, "-n", ns, "get", "events", "--field-selector", "reason=NotEnforceable", "-o", "name")
 		if err == nil && out == "" {
 			err = errors.New("there is none")
