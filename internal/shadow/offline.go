@@ -11,11 +11,11 @@ import (
 func Offline(t topology.Topology, within Range) (Assigned, []problem.Problem) {
 	p := &planner{cfg: Config{TargetPorts: within}, book: newBook(nil, within)}
 	out := Assigned{Units: map[Unit]Assignment{}}
-	list, shared := wants(t), map[PortKey]bool{}
+	list, shared := wants(t), map[PortKey]int32{}
 	for _, w := range list {
 		if w.wantsShared(true) {
 			for _, k := range w.ports {
-				shared[k] = true
+				shared[k] = k.Number
 				p.book.taken[k] = true
 			}
 		}
@@ -27,16 +27,8 @@ func Offline(t topology.Topology, within Range) (Assigned, []problem.Problem) {
 		}
 		out.Units[w.unit] = a
 	}
-	for _, k := range sortedKeys(ports(shared)) {
-		out.Shared = append(out.Shared, SharedPort{Port: k.Number, TargetPort: k.Number})
+	for _, k := range sortedKeys(shared) {
+		out.Shared = append(out.Shared, SharedPort{Port: k.Number, TargetPort: shared[k]})
 	}
 	return out, p.problems
-}
-
-func ports(keys map[PortKey]bool) map[PortKey]int32 {
-	out := map[PortKey]int32{}
-	for k := range keys {
-		out[k] = k.Number
-	}
-	return out
 }
