@@ -252,10 +252,7 @@ func (s *accessSuite) why(t *testing.T, calls []accessCall) {
 
 func (s *accessSuite) askWhy(t *testing.T, c accessCall) error {
 	t.Helper()
-	namespace, account := accessNamespace, c.from
-	if name, ok := strings.CutPrefix(c.from, "elsewhere/"); ok {
-		namespace, account = accessElsewhere, name
-	}
+	namespace, account := c.identity()
 	args := []string{"why", "-o", "json", "--from", namespace + "/" + account, "--to", fmt.Sprintf("%s:%d", c.service, c.port)}
 	switch {
 	case c.kind == "grpc":

@@ -146,6 +146,14 @@ func parseAccessCall(line string) (accessCall, error) {
 	return c, nil
 }
 
+// identity is the caller's namespace and ServiceAccount.
+func (c accessCall) identity() (namespace, account string) {
+	if name, ok := strings.CutPrefix(c.from, "elsewhere/"); ok {
+		return accessElsewhere, name
+	}
+	return accessNamespace, c.from
+}
+
 // isHTTP says whether the call is a request of HTTP.
 func (c accessCall) isHTTP() bool { return !slices.Contains([]string{"tcp", "udp", "grpc"}, c.kind) }
 
