@@ -137,7 +137,7 @@ func accounts(names ...string) string {
 	return b.String()
 }
 
-// rule makes the calls of a case, and asks `tulle why` about each of them.
+// rule makes the calls of a case, and asks `tulle why` about them.
 func (s *accessSuite) rule(t *testing.T, c accessCase) {
 	for _, order := range c.policies {
 		s.smi.replace(t, order...)
@@ -233,12 +233,19 @@ func (s *accessSuite) outcomes(t *testing.T, c caller, calls []report.Call, time
 	return got, err
 }
 
-// why asks `tulle why` about every call: the answer has to be what the call got.
+// why asks `tulle why` about a call of each protocol and outcome: the answer has to be what the call got. It is asked about
+// all of them where that is cheaper, by TestWhyOfAccessCases.
 func (s *accessSuite) why(t *testing.T, calls []accessCall) {
 	t.Helper()
 	limit := make(chan struct{}, 2)
+	asked := map[string]bool{}
 	var wg sync.WaitGroup
 	for _, c := range calls {
+		kind := c.protocol() + " " + c.reason
+		if asked[kind] {
+			continue
+		}
+		asked[kind] = true
 		wg.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
