@@ -24,6 +24,7 @@ func suites() []suite {
 		{name: "splits", on: []string{nftables, iptables}, run: splits},
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
 		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
+		{name: "access", on: []string{nftables}, run: accessControl},
 		{name: "push", on: []string{nftables}, run: pushed},
 		{name: "mesh names dual-stack", on: []string{dualStack}, run: meshDualStack},
 		{name: "custom stub domain", on: []string{dualStack}, run: customStubDomain},

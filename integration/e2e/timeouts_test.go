@@ -12,4 +12,7 @@ const (
 	installTimeout = 5 * time.Minute  // tulle install, upgrade, uninstall
 	buildTimeout   = 15 * time.Minute // programs and images
 	forwardTimeout = 15 * time.Second // a port-forward opens
+
+	atOnce           = time.Second      // a change of policy takes effect
+	identityLifetime = 15 * time.Second // of the access suite: that of a pod's identity
 )

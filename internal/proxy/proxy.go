@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,7 @@ type Config struct {
 	MaxFlows       int           // UDP flows at a time, of all services; default 8,192
 	DrainIdle      time.Duration // how long HTTP connections without a request live on when draining; default 20 s
 	IdentityWait   time.Duration // how long a call waits for who its caller is; default 5 s, negative: not at all
+	Gateways       []netip.Addr  // of the proxy's network: addresses that are no pod's
 	Upstream       upstream.Config
 }
 
@@ -93,7 +95,7 @@ func New(c Config) *Proxy {
 		s := p.now.Load()
 		return s.table, s.changed
 	}
-	p.gate = policy.New(policy.Config{Current: current, Meter: p.meter, Log: c.Log, Wait: c.IdentityWait})
+	p.gate = policy.New(policy.Config{Current: current, Meter: p.meter, Log: c.Log, Wait: c.IdentityWait, Gateways: c.Gateways})
 	shared := &exchange.Mesh{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log}
 	p.http2 = http2.New(http2.Config{
 		Mesh: shared, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle, MaxHeaderBytes: c.MaxHeaderBytes,

@@ -69,6 +69,10 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 		upgrade(w, r)
 		return
 	}
+	if r.URL.Path == "/calls" && r.Method == http.MethodPost {
+		serveCalls(w, r)
+		return
+	}
 	q := r.URL.Query()
 	if d, err := time.ParseDuration(q.Get("delay")); err == nil {
 		select {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,9 @@ type Config struct {
 	Log     *slog.Logger
 	// Wait is how long a call waits for the identity of a caller that nobody knows yet; default 5 s, negative: not at all.
 	Wait time.Duration
+	// Gateways are addresses that no pod will have: whoever calls from them has no identity, and is not waited for. Calls
+	// from the node itself come by the address of the pods' gateway in most networks, which may be among those of pods.
+	Gateways []netip.Addr
 }
 
 // Gate decides who may pass.
@@ -134,14 +138,14 @@ func (g *Gate) judge(table *route.Table, c Call) (v access.Verdict, hope bool) {
 	if w == nil {
 		return access.Verdict{Allow: true}, false
 	}
-	who, certain := callerOf(table, c.Peer)
+	who, certain := g.callerOf(table, c.Peer)
 	v = access.Decide(who, w, access.Port{Number: c.Port.Number, Protocol: protocolOf(c.Port)}, c.Request)
 	hope = !v.Allow && v.Reason == access.UnknownCaller && !certain && !c.Port.UDP() && g.config.Wait > 0
 	return v, hope
 }
 
 // callerOf says who calls. certain is false if nobody is known by an address that may be a new pod's.
-func callerOf(table *route.Table, p Peer) (c access.Caller, certain bool) {
+func (g *Gate) callerOf(table *route.Table, p Peer) (c access.Caller, certain bool) {
 	if p.Proven != nil {
 		return access.Caller{Identity: *p.Proven, Standing: access.Known}, true
 	}
@@ -157,7 +161,7 @@ func callerOf(table *route.Table, p Peer) (c access.Caller, certain bool) {
 	case table.NodeAddresses[p.Address]:
 		return c, true
 	case table.OfThisNode(p.Address):
-		return c, false
+		return c, slices.Contains(g.config.Gateways, p.Address)
 	}
 	return access.Caller{Standing: access.Elsewhere}, true
 }
@@ -182,7 +186,7 @@ func (g *Gate) Told(c Call, r refusal.Reason) (refusal.Reason, string) {
 	}
 	text := told.Answer().Text
 	if c.Endpoint != nil && table.ReasonDetail == configv1.ReasonDetail_REASON_DETAIL_FULL {
-		who, _ := callerOf(table, c.Peer)
+		who, _ := g.callerOf(table, c.Peer)
 		text += ": " + describe(who) + " to " + c.Endpoint.Workload()
 	}
 	return told, text
