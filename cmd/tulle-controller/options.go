@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/corefile"
 	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
@@ -38,6 +39,11 @@ type options struct {
 	accessDefault, accessMinimum, accessReason string
 	trustDomain                                string
 	identityLifetime                           time.Duration
+
+	bypass       string
+	allowFrom    []string
+	antiSpoofing bool
+	podIP        string
 
 	addressesHTTP, firstHop string
 	settle, overlap         time.Duration
@@ -81,6 +87,11 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.accessReason, "access-client-reason", "code", "how much clients are told of why access was denied: none, code or full")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of SPIFFE IDs (default: the cluster's domain)")
 	f.DurationVar(&o.identityLifetime, "identity-lifetime", time.Hour, "how long proxies take a pod's address for the pod without hearing so again")
+
+	f.StringVar(&o.bypass, "bypass", "report", "calls past the mesh to enforced workloads, in namespaces that say nothing: report, or close by NetworkPolicies")
+	f.StringSliceVar(&o.allowFrom, "bypass-allow-from", nil, "who may call past the mesh everywhere: namespace, namespace/label=value+label=value or CIDR")
+	f.BoolVar(&o.antiSpoofing, "anti-spoofing", false, "the network lets no pod send with another's address")
+	f.StringVar(&o.podIP, "pod-ip", "", "address of this pod")
 
 	f.StringVar(&o.addressesHTTP, "addresses-http", "dedicated", "mesh addresses of HTTP services: one for each (dedicated) or one for all (shared)")
 	f.StringVar(&o.firstHop, "first-hop", "prefer-same-node", "how calls get to a proxy: prefer-same-node (with fail-over), or local where the cluster's proxy does not know that")
@@ -155,6 +166,9 @@ func (o *options) complete() (*command, error) {
 	}
 	if o.sliceSize < 1 || o.sliceSize > 1000 {
 		return nil, fmt.Errorf("--slice-size %d: want 1 to 1000", o.sliceSize)
+	}
+	if c.bypass, err = o.bypassConfig(); err != nil {
+		return nil, err
 	}
 	c.dns, err = o.dns()
 	return c, err
@@ -242,6 +256,24 @@ func (o *options) topology() (topology.Config, error) {
 	}
 	out.ServiceCIDRs, err = prefixes("service-cidrs", o.serviceCIDRs)
 	return out, err
+}
+
+func (o *options) bypassConfig() (bypass.Config, error) {
+	out := bypass.Config{Namespace: o.podNamespace, Default: bypass.Mode(o.bypass), AntiSpoofing: o.antiSpoofing}
+	if _, err := oneOf("bypass", o.bypass, string(bypass.Report), string(bypass.Close)); err != nil {
+		return out, err
+	}
+	for _, text := range o.allowFrom {
+		p, err := bypass.ParsePeer(text)
+		if err != nil {
+			return out, fmt.Errorf("--bypass-allow-from: %w", err)
+		}
+		out.AllowFrom = append(out.AllowFrom, p)
+	}
+	if a, err := netip.ParseAddr(o.podIP); err == nil {
+		out.Prober = []netip.Addr{a.Unmap()}
+	}
+	return out, nil
 }
 
 func accessMode(flag, value string) (topology.AccessMode, error) {

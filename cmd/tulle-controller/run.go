@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/controller"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/kube"
@@ -40,6 +41,7 @@ type command struct {
 	shadow   shadow.Config
 	names    proxyconfig.Config
 	dns      kube.DNSConfig
+	bypass   bypass.Config
 
 	traefik bool // carries the traffic
 	engine  *engine
@@ -160,6 +162,7 @@ func (c *command) newLoop() *controller.Controller {
 		Recorder: &kube.Recorder{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
 		Log:      c.log, Metrics: controller.NewMetrics(c.metrics), Pod: c.podName, Version: version.Version,
 		Quiet: c.quiet, MaxWait: c.maxWait, IdentityLifetime: c.identityLifetime,
+		Bypass: c.bypass, Policies: &kube.PolicyWriter{Client: c.clients.Policies}, Dial: dial,
 		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
 	}
 	if c.traefik {
@@ -167,6 +170,16 @@ func (c *command) newLoop() *controller.Controller {
 		config.Engine = c.engine
 	}
 	return controller.New(config)
+}
+
+// dial says whether a connection could be opened. What a NetworkPolicy forbids is mostly dropped, and takes all of the time.
+func dial(ctx context.Context, address netip.AddrPort) bool {
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address.String())
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was sent
+	return true
 }
 
 func (c *command) newManager() *kube.DNSManager {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/install"
 	"github.com/tulle-mesh/tulle/internal/status"
 )
@@ -76,7 +77,23 @@ func writeStatus(w io.Writer, s *status.Status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	return writeProxies(w, s.Replicas)
+	if err := writeProxies(w, s.Replicas); err != nil {
+		return err
+	}
+	return writeDirect(w, l.Direct)
+}
+
+// writeDirect writes a line for each protected workload.
+func writeDirect(w io.Writer, workloads []status.Direct) error {
+	if len(workloads) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(t, "\nPROTECTED WORKLOAD\tBYPASS\tCALLS PAST THE MESH\n")
+	for _, d := range workloads {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", d.Workload, d.Mode, bypass.Text(bypass.State(d.State), d.Why, d.Except))
+	}
+	return t.Flush()
 }
 
 // writeProxies writes a line for each connected proxy.

@@ -25,6 +25,8 @@ func suites() []suite {
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
 		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
 		{name: "access", on: []string{nftables}, run: accessControl},
+		{name: "way around", on: []string{iptables}, run: wayAround},
+		{name: "way around without an engine", on: []string{nftables}, run: noEngine},
 		{name: "push", on: []string{nftables}, run: pushed},
 		{name: "mesh names dual-stack", on: []string{dualStack}, run: meshDualStack},
 		{name: "custom stub domain", on: []string{dualStack}, run: customStubDomain},
@@ -62,7 +64,7 @@ func places() []place {
 	}
 	return []place{
 		{nftables, cluster.Options{ProxyMode: "nftables"}},
-		{iptables, cluster.Options{ProxyMode: "iptables"}},
+		{iptables, cluster.Options{ProxyMode: "iptables", NetworkPolicies: true}},
 		{honest, cluster.Options{Profile: cluster.Honest}},
 		{dualStack, cluster.Options{DualStack: true, DNSImports: true}},
 	}

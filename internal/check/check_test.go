@@ -206,6 +206,18 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 			objects: `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: trafficsplits.split.smi-spec.io}, spec: {versions: [{name: v1alpha2, served: true}]}}`,
 			check:   "crds", level: Note, want: "trafficsplits.split.smi-spec.io is somebody else's and serves v1alpha2",
 		},
+		"bypassable": {
+			status: func(s *status.Status) {
+				s.Leader.Direct = []status.Direct{{Workload: "shop/api", Mode: "close", State: "Enforced"}, {Workload: "shop/web", Mode: "report", State: "Bypassable", Why: []string{"no NetworkPolicy closes TCP port 80"}}}
+			},
+			check: "bypass", level: Note, want: "shop/web can be called past the mesh: no NetworkPolicy closes TCP port 80",
+		},
+		"not closed": {
+			status: func(s *status.Status) {
+				s.Leader.Direct = []status.Direct{{Workload: "shop/web", Mode: "close", State: "Bypassable", Why: []string{"NetworkPolicies are not enforced on n1"}}}
+			},
+			check: "bypass", level: Failed, want: "NetworkPolicies are not enforced on n1",
+		},
 		"problem": {
 			status: func(s *status.Status) {
 				s.Leader.ProblemCount = 2

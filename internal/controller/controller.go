@@ -11,7 +11,10 @@ import (
 	"fmt"
 	"net/netip"
 
+	networkingv1 "k8s.io/api/networking/v1"
+
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/shadow"
 	"github.com/tulle-mesh/tulle/internal/status"
@@ -33,6 +36,9 @@ type Snapshot struct {
 	Version uint64
 	Shadow  shadow.State
 	Proxies []shadow.Proxy // by pod name, also those that are not ready or about to end
+	// Policies and Owners are what calls past the mesh depend on. The lists are replaced when they change.
+	Policies []*networkingv1.NetworkPolicy
+	Owners   []*bypass.Owner
 	// ServiceCIDRs are the ranges of the cluster's Services, where the cluster publishes them.
 	ServiceCIDRs []netip.Prefix
 	// Bypass makes mesh names answer with the plain Services' addresses.

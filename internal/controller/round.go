@@ -63,6 +63,7 @@ func (c *Controller) round() {
 	signal(c.toPlan)
 	signal(c.toTell)
 	signal(c.toNote)
+	signal(c.toGuard)
 }
 
 // build turns a snapshot into a round. A panic in it is an error: the objects that caused it would cause it again.

@@ -94,7 +94,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // allProblems are those of the round, of the plan and others, sorted, each once.
 func (c *Controller) allProblems(r *round, more []problem.Problem) []problem.Problem {
-	out := slices.Concat(r.problems, more)
+	out := slices.Concat(r.problems, more, c.known().problems)
 	if p := c.planned.Load(); p != nil {
 		out = append(out, p.problems...)
 	}
@@ -110,7 +110,7 @@ func (c *Controller) dns() (*status.DNS, []problem.Problem) {
 }
 
 func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.Problem) status.Leader {
-	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r)}
+	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r), Direct: c.known().workloads}
 	if c.Engine != nil {
 		doc.Engine = new(c.Engine.Status())
 	}

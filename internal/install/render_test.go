@@ -37,6 +37,7 @@ controller:
   extraArgs: [--log-level=debug]
 proxy: {accessLog: true, podLabels: {team: mesh}, podAnnotations: {note: proxy}, image: {tag: v9}}
 criticalPodsQuota: true
+bypass: {default: close, allowFrom: [ingress-nginx, "monitoring/app=prometheus+tier=x", 10.9.0.0/24]}
 dns: {restart: true, openshift: true, configMaps: [{namespace: kube-system, name: coredns, key: Corefile}, {namespace: kube-system, name: coredns-custom}, {namespace: dns, name: node}]}
 podMonitor: {enabled: true, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
@@ -186,10 +187,32 @@ func TestRightsAreMinimal(t *testing.T) {
 					t.Errorf("%s %s: %s without names in %+v", o.GetKind(), o.GetName(), r, rule)
 				}
 			}
+			// What closes the way around the mesh is written where the workloads are.
+			if slices.Equal(rule.Resources, []string{"networkpolicies"}) && slices.Equal(rule.Verbs, []string{"create", "update", "delete"}) {
+				continue
+			}
 			if o.GetKind() == "ClusterRole" && !slices.Contains(rule.Resources, "events") && !slices.Contains(rule.Resources, "tokenreviews") && !named &&
 				!slices.Equal(rule.Verbs, []string{"get", "list", "watch"}) {
 				t.Errorf("ClusterRole %s writes: %+v", o.GetName(), rule)
 			}
+		}
+	}
+}
+
+// Who closes nothing need not let the controllers write NetworkPolicies.
+func TestRightToWritePolicies(t *testing.T) {
+	for values, want := range map[string]bool{
+		"{}":                           true,
+		"bypass: {byNamespace: false}": false,
+		"bypass: {byNamespace: false, default: close}": true,
+	} {
+		var role rbacv1.ClusterRole
+		typed(t, find(t, render(t, values), "ClusterRole", "tulle-controller.tulle-system"), &role)
+		got := slices.ContainsFunc(role.Rules, func(r rbacv1.PolicyRule) bool {
+			return slices.Contains(r.Resources, "networkpolicies") && slices.Contains(r.Verbs, "create")
+		})
+		if got != want {
+			t.Errorf("%s: may write NetworkPolicies is %v, want %v", values, got, want)
 		}
 	}
 }
@@ -200,6 +223,8 @@ func TestValuesReachTheObjects(t *testing.T) {
 		{"Deployment", "tulle-controller", "docker.io/tullemesh/tulle-controller@sha256:" + digest},
 		{"Deployment", "tulle-controller", "--zones=mesh,traefik.mesh"},
 		{"Deployment", "tulle-controller", "--log-level=debug"},
+		{"Deployment", "tulle-controller", "--bypass=close"},
+		{"Deployment", "tulle-controller", "--bypass-allow-from=ingress-nginx,monitoring/app=prometheus+tier=x,10.9.0.0/24"},
 		{"Deployment", "tulle-controller", "imagePullSecrets"},
 		{"Deployment", "tulle-controller", "--dns-config-maps=kube-system/coredns:Corefile,kube-system/coredns-custom,dns/node"},
 		{"Role", "tulle-dns.tulle-system", `"resourceNames":["node"]`},

@@ -121,7 +121,10 @@ func (i *Installer) waitForNoPods(ctx context.Context, component string) error {
 // removeAll deletes what was found, workloads first, and waits until their pods are gone: a pod's end makes objects, too.
 func (i *Installer) removeAll(ctx context.Context, found []Ref) error {
 	slices.SortStableFunc(found, func(a, b Ref) int { return cmp.Or(-cmp.Compare(order(a.Kind), order(b.Kind)), compareRefs(a, b)) })
-	workload := func(r Ref) bool { return r.Kind == "Deployment" || r.Kind == "DaemonSet" || r.Kind == "Pod" }
+	workload := func(r Ref) bool {
+		// NetworkPolicies of other namespaces shut out who has switched to plain names.
+		return r.Kind == "Deployment" || r.Kind == "DaemonSet" || r.Kind == "Pod" || r.Kind == "NetworkPolicy" && r.Namespace != i.Namespace
+	}
 	first, rest := slices.DeleteFunc(slices.Clone(found), func(r Ref) bool { return !workload(r) }), slices.DeleteFunc(slices.Clone(found), workload)
 	if err := i.remove(ctx, first); err != nil {
 		return err

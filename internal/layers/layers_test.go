@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"internal/topology":       {"internal/problem", "internal/smi"},
 	"internal/access":         {"api/config/v1"},
 	"internal/why":            {"api/config/v1", "internal/access", "internal/problem", "internal/proxy/route", "internal/proxy/upstream", "internal/proxyconfig", "internal/shadow", "internal/topology"},
+	"internal/bypass":         {"internal/problem", "internal/topology"},
 	"internal/shadow":         {"internal/problem", "internal/topology"},
 	"internal/proxyconfig":    {"api/config/v1", "internal/shadow", "internal/smi", "internal/topology"},
 	"internal/traefik":        {"internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
@@ -51,8 +52,8 @@ var allowed = map[string][]string{
 	"internal/proxy/policy":   {"api/config/v1", "internal/access", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/firsthop":       {},
 	"internal/dns":            {"api/config/v1", "internal/firsthop"},
-	"internal/controller":     {"api/config/v1", "internal/problem", "internal/proxyconfig", "internal/shadow", "internal/status", "internal/topology"},
-	"internal/kube":           {"internal/controller", "internal/corefile", "internal/identity", "internal/problem", "internal/push", "internal/shadow", "internal/smi", "internal/status"},
+	"internal/controller":     {"api/config/v1", "internal/bypass", "internal/problem", "internal/proxyconfig", "internal/shadow", "internal/status", "internal/topology"},
+	"internal/kube":           {"internal/bypass", "internal/controller", "internal/corefile", "internal/identity", "internal/problem", "internal/push", "internal/shadow", "internal/smi", "internal/status"},
 	"internal/files":          {"internal/controller", "internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
 	"internal/bugreport":      {"internal/check", "internal/install", "internal/version"},
 	"internal/fakeapi":        {},
@@ -70,7 +71,7 @@ var allowed = map[string][]string{
 var anything = []string{"*"}
 
 // pure packages are functions of their arguments: no I/O, clock, logger or client.
-var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem", "internal/access"}
+var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem", "internal/access", "internal/bypass"}
 
 // impure are what a pure package may not import; a trailing slash means everything below, too.
 var impure = []string{"os", "os/", "net", "net/http", "log", "log/", "context", "math/rand", "math/rand/", "crypto/rand", "k8s.io/client-go/", "google.golang.org/grpc", "google.golang.org/grpc/"}

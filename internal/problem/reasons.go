@@ -68,6 +68,16 @@ const (
 	ExternalDestination Reason = "ExternalDestination"
 )
 
+// Reasons of calls past the mesh: packages bypass and controller.
+const (
+	// InvalidBypass is a label or annotation about calls past the mesh that makes no sense.
+	InvalidBypass Reason = "InvalidBypass"
+	// NotSeparable is a workload whose pods no NetworkPolicy can select without others.
+	NotSeparable Reason = "NotSeparable"
+	// PolicyNotWritten is a NetworkPolicy that the cluster refuses to take.
+	PolicyNotWritten Reason = "PolicyNotWritten"
+)
+
 // Reasons of mesh addresses: packages shadow and controller.
 const (
 	// NoTargetPort is a Service port without a mesh address because all target ports of the mesh are taken.

@@ -48,6 +48,8 @@ type Leader struct {
 	Addresses     Addresses `json:"addresses"`
 	DNS           *DNS      `json:"dns,omitempty"`    // nil until the DNS manager said something
 	Engine        *Engine   `json:"engine,omitempty"` // nil: the mesh's own proxy
+	// Direct says of every enforced workload whether it can be called past the mesh; by workload.
+	Direct []Direct `json:"direct,omitempty"`
 	// ProblemCount counts all problems, also those that found no room in Problems.
 	ProblemCount int       `json:"problemCount"`
 	Problems     []Problem `json:"problems,omitempty"` // sorted
@@ -79,6 +81,15 @@ type DNS struct {
 	Zones   []string `json:"zones,omitempty"`
 	State   string   `json:"state"` // ok, pending, reverted, fighting, refused, unsupported, print, off
 	Message string   `json:"message,omitempty"`
+}
+
+// Direct is what is known about calls to a workload that avoid its mesh names.
+type Direct struct {
+	Workload string   `json:"workload"`         // namespace/serviceaccount
+	Mode     string   `json:"mode"`             // report or close
+	State    string   `json:"state"`            // Enforced, EnforcedExcept or Bypassable
+	Except   []string `json:"except,omitempty"` // who is admitted besides the proxies
+	Why      []string `json:"why,omitempty"`    // of Bypassable
 }
 
 // Problem is a problem.Problem as it is written down; its message may be cut.

@@ -28,6 +28,32 @@ type Topology struct {
 	// Workloads are the protected ones among those behind the endpoints of Services, by name.
 	Workloads []Workload
 	Nodes     []Node // by name
+	// Exposed are the ports of enforced workloads that Services lead to, whether ready or not: what calls past the mesh
+	// would reach. By workload, pod, port.
+	Exposed []Exposed
+}
+
+// Exposed is a port of a pod behind a Service.
+type Exposed struct {
+	Workload Name
+	Pod      Name // the zero Name for what is no pod
+	Port     int32
+	UDP      bool
+}
+
+// Compare orders by workload, pod and port; TCP before UDP.
+func (e Exposed) Compare(o Exposed) int {
+	return cmp.Or(e.Workload.Compare(o.Workload), e.Pod.Compare(o.Pod), cmp.Compare(e.Port, o.Port), boolCompare(e.UDP, o.UDP))
+}
+
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // Node is a node of the cluster.
