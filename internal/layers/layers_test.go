@@ -40,7 +40,7 @@ var allowed = map[string][]string{
 	"internal/proxy/drain":    {},
 	"internal/proxy/refusal":  {},
 	"internal/proxy/meter":    {"internal/proxy/refusal"},
-	"internal/proxy/upstream": {"api/config/v1"},
+	"internal/proxy/upstream": {"api/config/v1", "internal/proxy/balance"},
 	"internal/proxy/route":    {"api/config/v1", "internal/proxy/balance", "internal/proxy/refusal", "internal/proxy/upstream"},
 	"internal/proxy/exchange": {"internal/access", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/proxy/http1":    {"api/config/v1", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
