@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/proxy/balance"
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/http1"
@@ -31,15 +32,16 @@ type Config struct {
 	AccessLog  *meter.AccessLog      // default: none
 	Log        *slog.Logger          // default: discarded
 
-	MaxSeries      int           // label sets per metric; default 10,000
-	HeaderTimeout  time.Duration // for the head of an HTTP request; default 10 s
-	HTTPIdle       time.Duration // between two requests of a connection; default 60 s
-	MaxHeaderBytes int           // of the head of an HTTP request; default 64 KiB
-	TCPIdle        time.Duration // of TCP and upgraded connections, for ports that don't say otherwise; default 1 h
-	UDPIdle        time.Duration // of UDP flows, for ports that don't say otherwise; default 30 s
-	MaxFlows       int           // UDP flows at a time, of all services; default 8,192
-	DrainIdle      time.Duration // how long HTTP connections without a request live on when draining; default 20 s
-	IdentityWait   time.Duration // how long a call waits for who its caller is; default 5 s, negative: not at all
+	MaxSeries      int               // label sets per metric; default 10,000
+	HeaderTimeout  time.Duration     // for the head of an HTTP request; default 10 s
+	HTTPIdle       time.Duration     // between two requests of a connection; default 60 s
+	MaxHeaderBytes int               // of the head of an HTTP request; default 64 KiB
+	TCPIdle        time.Duration     // of TCP and upgraded connections, for ports that don't say otherwise; default 1 h
+	UDPIdle        time.Duration     // of UDP flows, for ports that don't say otherwise; default 30 s
+	MaxFlows       int               // UDP flows at a time, of all services; default 8,192
+	DrainIdle      time.Duration     // how long HTTP connections without a request live on when draining; default 20 s
+	IdentityWait   time.Duration     // how long a call waits for who its caller is; default 5 s, negative: not at all
+	Retries        balance.Allowance // of a service's requests, for each service; default 20% and 10 a second, negative: none
 	Upstream       upstream.Config
 }
 
@@ -79,6 +81,7 @@ func New(c Config) *Proxy {
 		c.Sockets = Kernel{}
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	c.Retries.Ratio, c.Retries.PerSecond = cmp.Or(c.Retries.Ratio, 0.2), cmp.Or(c.Retries.PerSecond, 10)
 	p := &Proxy{
 		config: c,
 		meter:  meter.New(meter.Config{Registerer: c.Registerer, MaxSeries: c.MaxSeries, Log: c.AccessLog}),
@@ -94,7 +97,7 @@ func New(c Config) *Proxy {
 		return s.table, s.changed
 	}
 	p.gate = policy.New(policy.Config{Current: current, Meter: p.meter, Log: c.Log, Wait: c.IdentityWait})
-	shared := &exchange.Mesh{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log}
+	shared := &exchange.Mesh{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, Retries: c.Retries}
 	p.http2 = http2.New(http2.Config{
 		Mesh: shared, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle, MaxHeaderBytes: c.MaxHeaderBytes,
 		DrainIdle: c.DrainIdle,
@@ -107,6 +110,7 @@ func New(c Config) *Proxy {
 	p.tcp = tcp.New(tcp.Config{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, IdleTimeout: c.TCPIdle})
 	p.udp = udp.New(udp.Config{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, IdleTimeout: c.UDPIdle, MaxFlows: c.MaxFlows})
 	p.listeners = newListeners()
+	p.meter.Watch(p.set)
 	return p
 }
 

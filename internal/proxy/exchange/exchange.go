@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/access"
+	"github.com/tulle-mesh/tulle/internal/proxy/balance"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
@@ -25,6 +26,8 @@ type Mesh struct {
 	Gate  *policy.Gate
 	Meter *meter.Meter
 	Log   *slog.Logger
+	// Retries bound how many retries there are of a service's requests.
+	Retries balance.Allowance
 }
 
 // Client is the other end of a connection.
@@ -62,6 +65,10 @@ type Exchange struct {
 	Reason  refusal.Reason
 	Audit   access.Reason // why access control would have refused it
 	In, Out int64         // bytes of the bodies
+
+	asking   time.Time // when the endpoint was asked, for the last time
+	bodyless bool
+	answered bool // the endpoint's answer began
 
 	asked  string         // the path as the client sent it
 	judged string         // the path that Endpoint's policy judged, if that is another one
@@ -138,6 +145,7 @@ func (x *Exchange) End() {
 	m := x.Mesh.Meter
 	m.Request(x.Client.Counted, meter.Exchange{Peers: p, Status: x.Status, Duration: took, In: x.In, Out: x.Out})
 	if x.Reason != "" {
+		x.failed()
 		m.Refused("http", p.Namespace, p.Service, x.Reason)
 	}
 	if m.Logs() {

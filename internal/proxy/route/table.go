@@ -38,6 +38,7 @@ type Service struct {
 	Namespace string
 	Short     string // the name within the namespace, "name" or "name/pod"
 	Ports     []*Port
+	Guard     *Guard // never nil
 	keys      []upstream.Key
 }
 

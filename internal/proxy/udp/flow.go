@@ -194,6 +194,7 @@ func (f *flow) run() {
 func (f *flow) answer(d *datagram) {
 	defer d.free()
 	f.touch()
+	f.endpoint.Answered(time.Time{})
 	f.count.DatagramsOut.Inc()
 	f.count.Out.Add(float64(len(d.payload())))
 	// An error is the loss of a datagram, which UDP allows.

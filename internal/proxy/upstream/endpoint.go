@@ -105,30 +105,31 @@ func (e *Endpoint) Dial(ctx context.Context) (net.Conn, error) {
 
 // Failed puts the endpoint aside for a moment, as long as there are others, and counts as a fault.
 func (e *Endpoint) Failed() {
-	e.failed.Store(int64(e.config.since()))
+	e.failed.Store(e.config.since())
 	e.Fault()
 }
 
 // Fault counts something that failed at the endpoint: a connect, an exchange that it broke off, an answer that says so.
 // Some in a row eject it: it is set aside, as long as enough others are left.
 func (e *Endpoint) Fault() {
-	if e.health.Fail(int64(e.config.since()), e.config.Ejection) {
+	if e.health.Fail(e.config.since(), e.config.Ejection) {
 		e.ejections.Add(1)
 		e.changes.Add(1)
 	}
 }
 
-// Answered counts something that went well. took is how long the endpoint took for it, 0 if that says nothing.
-func (e *Endpoint) Answered(took time.Duration) {
-	now := int64(e.config.since())
+// Answered counts something that went well. began is when the endpoint was asked, if how long it took says something
+// about it, and zero otherwise.
+func (e *Endpoint) Answered(began time.Time) {
+	now := e.config.since()
 	e.health.Succeed(now)
-	if took > 0 {
-		e.load.Sample(now, int64(took))
+	if !began.IsZero() {
+		e.load.Sample(now, now-e.config.sinceStart(began))
 	}
 }
 
 // Ejected says that the endpoint is set aside now.
-func (e *Endpoint) Ejected() bool { return e.health.Ejected(int64(e.config.since())) }
+func (e *Endpoint) Ejected() bool { return e.health.Ejected(e.config.since()) }
 
 // Pool carries HTTP requests to one endpoint over connections that it keeps.
 type Pool interface {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/proxy/balance"
@@ -110,11 +111,14 @@ func (v *view) at(near func(*Place) bool) []*Endpoint {
 	return out
 }
 
-// Pick returns the endpoint for something new, none of those already tried; nil if there is none. Of two endpoints, the
+// Pick is PickAt now.
+func (g *Group) Pick(tried ...*Endpoint) *Endpoint { return g.PickAt(time.Now(), tried...) }
+
+// PickAt returns the endpoint for something new, none of those already tried; nil if there is none. Of two endpoints, the
 // one whose turn it is and one by chance, it takes the better one by what is under way there and how long that takes.
 // Endpoints that could not be connected to a moment ago, and ejected ones, are taken only if there are no others.
-func (g *Group) Pick(tried ...*Endpoint) *Endpoint {
-	now := int64(g.set.config.since())
+func (g *Group) PickAt(at time.Time, tried ...*Endpoint) *Endpoint {
+	now := g.set.config.sinceStart(at)
 	v := g.current(now)
 	if len(v.members.ready) == 0 {
 		return nil

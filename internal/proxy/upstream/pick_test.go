@@ -35,9 +35,11 @@ func TestSlowEndpointsGetLess(t *testing.T) {
 		g := s.Group(web)
 		update(t, s, "shop/web", list("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 		all := endpointsOf(g, 3)
-		all[1].Answered(10 * time.Millisecond)
-		all[2].Answered(15 * time.Millisecond)
-		all[3].Answered(100 * time.Millisecond)
+		now := time.Now()
+		time.Sleep(100 * time.Millisecond)
+		all[1].Answered(now.Add(90 * time.Millisecond))
+		all[2].Answered(now.Add(85 * time.Millisecond))
+		all[3].Answered(now)
 		got := tally(g, 9000)
 		if got[3] != 0 || got[1] < 4000 || got[2] < 4000 {
 			t.Errorf("at once: %v", got)
@@ -236,9 +238,10 @@ func BenchmarkPick(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					e := g.Pick()
+					began := time.Now()
+					e := g.PickAt(began)
 					e.Begin()
-					e.Answered(time.Millisecond)
+					e.Answered(began)
 					e.End()
 				}
 			})

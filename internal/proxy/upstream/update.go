@@ -114,7 +114,7 @@ func (s *Set) resolve(p port, others bool) *members {
 				id: item.identity, address: item.addr.String(), config: &s.config, changes: &s.changes, ejections: &s.ejections,
 			}
 			if others {
-				e.born = int64(s.config.since())
+				e.born = s.config.since()
 			}
 			s.endpoints[item.identity] = e
 		}

@@ -34,7 +34,10 @@ type Config struct {
 	start time.Time
 }
 
-func (c *Config) since() time.Duration { return time.Since(c.start) + 1 }
+// since is the time since the set was made. It is never 0.
+func (c *Config) since() int64 { return int64(time.Since(c.start)) + 1 }
+
+func (c *Config) sinceStart(t time.Time) int64 { return int64(t.Sub(c.start)) + 1 }
 
 func (c Config) withDefaults() Config {
 	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 3*time.Second)
