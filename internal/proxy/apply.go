@@ -130,6 +130,9 @@ func (c *change) setProxy(m *configv1.Proxy) error {
 	}
 	c.next.proxy = m
 	c.table.Callers, c.table.PodRanges = route.Callers(m.GetCallers()), ranges
+	for _, caller := range c.table.Callers {
+		caller.Share = c.p.share.Account(caller.Namespace)
+	}
 	c.p.set.Locate(upstream.Place{Node: m.GetNode(), Zone: m.GetZone()})
 	c.table.NodeAddresses = route.NodeAddresses(m.GetNodeAddresses())
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
@@ -28,6 +29,8 @@ type Mesh struct {
 	Log   *slog.Logger
 	// Retries bound how many retries there are of a service's requests.
 	Retries balance.Allowance
+	// Strangers is the account of clients that nobody knows.
+	Strangers *share.Account
 }
 
 // Client is the other end of a connection.
@@ -66,7 +69,8 @@ type Exchange struct {
 	Audit   access.Reason // why access control would have refused it
 	In, Out int64         // bytes of the bodies
 
-	asking   time.Time // when the endpoint was asked, for the last time
+	share    *share.Account // that the request counts for, nil if it doesn't
+	asking   time.Time      // when the endpoint was asked, for the last time
 	bodyless bool
 	answered bool // the endpoint's answer began
 
@@ -108,6 +112,9 @@ func (x *Exchange) Decide() refusal.Reason {
 	if x.Port, reason = table.HTTPPort(x.Client.Binding, x.Host); reason != "" {
 		return reason
 	}
+	if !x.takeShare() {
+		return refusal.OverShare
+	}
 	if x.Method == http.MethodConnect {
 		return refusal.ConnectMethod
 	}
@@ -129,8 +136,28 @@ func (x *Exchange) ServerName() string {
 	return name + "." + namespace + ".svc"
 }
 
+// takeShare says whether the caller's namespace may have another request under way.
+func (x *Exchange) takeShare() bool {
+	account := x.Mesh.Strangers
+	if x.Caller != nil {
+		account = x.Caller.Share
+	}
+	if !account.Begin() {
+		return false
+	}
+	x.share = account
+	return true
+}
+
+// ReleaseShare ends that the exchange counts as a request under way.
+func (x *Exchange) ReleaseShare() {
+	x.share.End()
+	x.share = nil
+}
+
 // End counts and logs the exchange.
 func (x *Exchange) End() {
+	x.ReleaseShare()
 	p := meter.Peers{}
 	if x.Caller != nil {
 		p.SourceNamespace, p.SourceWorkload = x.Caller.Namespace, x.Caller.Workload

@@ -129,6 +129,15 @@ type Endpoints interface {
 	Ejected() int      // now
 }
 
+// Tenants says what the namespaces of clients use.
+type Tenants interface {
+	// EachTenant calls f for each namespace that uses something; the empty one is that of clients that nobody knows.
+	EachTenant(f func(namespace string, connections, requests int64))
+}
+
+// WatchTenants shows what the namespaces of clients use. It is called once at most.
+func (m *Meter) WatchTenants(t Tenants) { m.vectors.register(m.registerer, newTenantCollector(t)) }
+
 // Watch shows how endpoints fare. It is called once at most.
 func (m *Meter) Watch(e Endpoints) {
 	m.vectors.register(m.registerer,
@@ -139,6 +148,9 @@ func (m *Meter) Watch(e Endpoints) {
 			Name: prefix + "ejected_endpoints", Help: "Endpoints that are set aside because they failed.",
 		}, func() float64 { return float64(e.Ejected()) }))
 }
+
+// AcceptFailed counts a connection that could not be accepted.
+func (m *Meter) AcceptFailed() { m.vectors.acceptFailures.Inc() }
 
 // RetryDenied counts an attempt that was not made, as there were too many.
 func (m *Meter) RetryDenied() { m.vectors.retriesDenied.Inc() }

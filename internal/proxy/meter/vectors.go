@@ -15,7 +15,7 @@ type vectors struct {
 	listeners                          *prometheus.GaugeVec
 	circuits                           *prometheus.CounterVec
 	retries, connectFailures, overflow prometheus.Counter
-	retriesDenied                      prometheus.Counter
+	retriesDenied, acceptFailures      prometheus.Counter
 	httpConnections                    prometheus.Gauge
 }
 
@@ -67,6 +67,7 @@ func newVectors(r prometheus.Registerer) vectors {
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, peerNames()),
 		circuits:        counters("circuit_opened_total", "How often a service's circuit breaker opened.", "namespace", "service"),
+		acceptFailures:  counter("accept_failures_total", "Accepts that failed, for want of file descriptors most likely."),
 		retriesDenied:   counter("retries_denied_total", "Further attempts that were not made, as there were too many."),
 		retries:         counter("retries_total", "Further attempts at HTTP requests and TCP connections."),
 		connectFailures: counter("connect_failures_total", "Connects to endpoints that failed."),
@@ -77,7 +78,7 @@ func newVectors(r prometheus.Registerer) vectors {
 	}
 	v.register(r, v.requests, v.durations, v.requestBytes, v.responseBytes, v.tcp.total, v.tcp.active, v.tcp.in, v.tcp.out,
 		v.udp.total, v.udp.active, v.udp.in, v.udp.out, v.datagramsIn, v.datagramsOut, v.refusals, v.audits, v.cuts, v.panics, v.listeners,
-		v.circuits, v.retriesDenied, v.retries, v.connectFailures, v.overflow, v.httpConnections)
+		v.circuits, v.retriesDenied, v.acceptFailures, v.retries, v.connectFailures, v.overflow, v.httpConnections)
 	return v
 }
 
