@@ -89,7 +89,7 @@ func New(c Config) *Proxy {
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	c.Share.Connections, c.Share.Requests = cmp.Or(c.Share.Connections, 32_768), cmp.Or(c.Share.Requests, 16_384)
-	c.Retries.Ratio, c.Retries.PerSecond = cmp.Or(c.Retries.Ratio, 0.2), cmp.Or(c.Retries.PerSecond, 10)
+	c.Retries.Ratio, c.Retries.PerSecond = max(cmp.Or(c.Retries.Ratio, 0.2), 0), max(cmp.Or(c.Retries.PerSecond, 10), 0)
 	p := &Proxy{
 		config: c,
 		meter:  meter.New(meter.Config{Registerer: c.Registerer, MaxSeries: c.MaxSeries, Log: c.AccessLog}),

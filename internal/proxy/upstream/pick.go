@@ -67,7 +67,7 @@ func newView(m *members, changes uint64, now int64, maxEjected int, place *Place
 		slices.SortFunc(out, func(a, b *Endpoint) int { return cmp.Compare(b.health.Until(), a.health.Until()) })
 		v.until = out[len(out)-1].health.Until()
 		// If too many are ejected, those whose ejection ends first are in use all the same.
-		out = out[:min(len(out), len(m.ready)*min(maxEjected, 100)/100)]
+		out = out[:min(len(out), len(m.ready)*max(0, min(maxEjected, 100))/100)]
 		v.pool = slices.DeleteFunc(slices.Clone(m.ready), func(e *Endpoint) bool { return slices.Contains(out, e) })
 	}
 	if place != nil {

@@ -25,7 +25,7 @@ type Config struct {
 	// Ejection says when endpoints that fail are set aside; default 5 failures in a row, 10 s that double up to 5 minutes.
 	// Negative Failures: never.
 	Ejection balance.Rules
-	// MaxEjected is how many of a group's endpoints may be ejected at a time, in percent; default 50.
+	// MaxEjected is how many of a group's endpoints may be ejected at a time, in percent; default 50, negative: none.
 	MaxEjected int
 	// SlowStart is how long an endpoint that is new among others, or back from an ejection, gets fewer turns; default 10 s,
 	// negative: not at all.
