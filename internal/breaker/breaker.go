@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// OpenFor is how long a circuit stays open, and CloseIn how long it then takes until everything passes again.
+	// OpenFor is how long a circuit stays open.
 	OpenFor = 10 * time.Second
+	// CloseIn is how long it then takes until everything passes again.
 	CloseIn = 10 * time.Second
 	// Window is how long answers count.
 	Window = 10 * time.Second

@@ -80,12 +80,10 @@ func (p *parser) peek() string {
 	return p.tokens[0]
 }
 
-func (p *parser) next() string {
-	t := p.peek()
-	if t != "" {
+func (p *parser) next() {
+	if len(p.tokens) > 0 {
 		p.tokens = p.tokens[1:]
 	}
-	return t
 }
 
 // fail notes what was expected where the next token is.

@@ -15,8 +15,10 @@ func TestFailuresInARowEject(t *testing.T) {
 	var h balance.Health
 	now := second
 	for range 10 {
-		if h.Fail(now, rules) || h.Fail(now, rules) {
-			t.Fatal("ejected before the third failure in a row")
+		for range rules.Failures - 1 {
+			if h.Fail(now, rules) {
+				t.Fatal("ejected before the third failure in a row")
+			}
 		}
 		h.Succeed(now)
 	}

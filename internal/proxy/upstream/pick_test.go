@@ -36,7 +36,7 @@ func TestSlowEndpointsGetLess(t *testing.T) {
 		update(t, s, "shop/web", list("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 		all := endpointsOf(g, 3)
 		now := time.Now()
-		time.Sleep(100 * time.Millisecond)
+		pass(100 * time.Millisecond)
 		all[1].Answered(now.Add(90 * time.Millisecond))
 		all[2].Answered(now.Add(85 * time.Millisecond))
 		all[3].Answered(now)
@@ -44,12 +44,15 @@ func TestSlowEndpointsGetLess(t *testing.T) {
 		if got[3] != 0 || got[1] < 4000 || got[2] < 4000 {
 			t.Errorf("at once: %v", got)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if got := tally(g, 9000); got[3] != 3000 {
 			t.Errorf("after a minute, when nothing is known any more: %v", got)
 		}
 	})
 }
+
+// pass lets virtual time pass.
+func pass(d time.Duration) { <-time.After(d) }
 
 func fail(e *upstream.Endpoint, times int) {
 	for range times {
@@ -79,16 +82,16 @@ func TestFailingEndpointsAreEjected(t *testing.T) {
 		if s.Ejections() != 1 || s.Ejected() != 1 {
 			t.Errorf("%d ejections, %d ejected", s.Ejections(), s.Ejected())
 		}
-		time.Sleep(10*time.Second + time.Millisecond)
+		pass(10*time.Second + time.Millisecond)
 		if got := tally(g, 400); got[1] != 100 || s.Ejected() != 0 {
 			t.Errorf("10 s later: %v", got)
 		}
 		fail(all[1], 1) // it fails at once
-		time.Sleep(10*time.Second + time.Millisecond)
+		pass(10*time.Second + time.Millisecond)
 		if got := tally(g, 400); got[1] != 0 {
 			t.Errorf("10 s after the second ejection: %v", got)
 		}
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if got := tally(g, 400); got[1] != 100 {
 			t.Errorf("20 s after the second ejection: %v", got)
 		}
@@ -104,7 +107,7 @@ func TestEjectionHasAFloor(t *testing.T) {
 		all := endpointsOf(g, 5)
 		for i := range byte(5) {
 			fail(all[i+1], 5)
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		got := tally(g, 300)
 		if got[1] != 100 || got[2] != 100 || got[3] != 100 {
@@ -145,13 +148,13 @@ func TestNewEndpointsStartSlowly(t *testing.T) {
 			wait        time.Duration
 			least, most int
 		}{{0, 50, 200}, {5 * time.Second, 400, 600}, {5 * time.Second, 1000, 1000}} {
-			time.Sleep(c.wait)
+			pass(c.wait)
 			if got := tally(g, 3000); got[3] < c.least || got[3] > c.most {
 				t.Errorf("after %v more: %v", c.wait, got)
 			}
 		}
 		fail(endpointsOf(g, 3)[3], 5)
-		time.Sleep(10*time.Second + time.Millisecond)
+		pass(10*time.Second + time.Millisecond)
 		if got := tally(g, 3000); got[3] < 50 || got[3] > 200 {
 			t.Errorf("back from an ejection: %v", got)
 		}
