@@ -17,6 +17,8 @@ const (
 	alike = 2
 	// tick is the unit in which Load keeps times, in nanoseconds as a power of two.
 	tick = 16
+	// overtaken is how many ticks a sample may be late: 4 s. What seems later is after a silence of days.
+	overtaken = 1 << 16
 )
 
 // Load is how busy an endpoint is and how long its answers take. The zero value is that of one that nothing is known of.
@@ -43,7 +45,7 @@ func (l *Load) Sample(now, took int64) {
 	next := float64(max(took, 1))
 	if old != 0 {
 		since := at - uint32(old)
-		if since == 0 || since > math.MaxUint32/2 {
+		if since == 0 || since > math.MaxUint32-overtaken {
 			return // one sample a tick is enough; and one that was overtaken by another is old
 		}
 		weight := float64(uint64(since)<<tick) / (memory + float64(uint64(since)<<tick))

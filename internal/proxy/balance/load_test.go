@@ -42,6 +42,23 @@ func TestLatencyIsAMovingAverageThatFades(t *testing.T) {
 	}
 }
 
+// Times are kept in few bits: however long the silence was, the next sample is taken.
+func TestLatencyAfterAnySilence(t *testing.T) {
+	for hours := int64(1); hours < 200; hours++ {
+		var l balance.Load
+		now := int64(time.Second)
+		l.Sample(now, 100*ms)
+		now += hours * int64(time.Hour)
+		for range 1000 {
+			now += 100 * ms
+			l.Sample(now, 10*ms)
+		}
+		if got := l.Latency(now); got < 9.9*float64(ms) || got > 10.1*float64(ms) {
+			t.Errorf("after %d h: %v", hours, time.Duration(got))
+		}
+	}
+}
+
 func TestBetter(t *testing.T) {
 	load := func(under int, latency time.Duration) *balance.Load {
 		var l balance.Load

@@ -8,8 +8,15 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 )
 
+// Whole notes when the endpoint had all of the request, which took the client some time.
+func (x *Exchange) Whole(at time.Time) {
+	if at.After(x.asking) {
+		x.asking = at
+	}
+}
+
 // Answered notes that the head of the endpoint's answer is there. prompt says that the endpoint had all of the request
-// from the beginning, so that the time it took is its own.
+// from the beginning, or since when Whole says, so that the time it took is its own.
 func (x *Exchange) Answered(status int, prompt bool) {
 	x.Status, x.answered = status, true
 	if faulty(status) {

@@ -141,6 +141,7 @@ func (s *Set) assign(g *Group, m *members) {
 		e.retired.Store(false)
 	}
 	old := g.members.Swap(m)
+	g.view.Store(nil) // which holds on to endpoints that may be gone
 	for _, e := range old.ready {
 		if e.ready--; e.ready == 0 {
 			e.retired.Store(true)
