@@ -15,18 +15,45 @@ const (
 	leastLatency = float64(time.Millisecond)
 	// Latencies that differ by less than this factor are alike.
 	alike = 2
-	// tick is the unit in which Load keeps times, in nanoseconds as a power of two.
-	tick = 16
-	// overtaken is how many ticks a sample may be late: 4 s. What seems later is after a silence of days.
+	// A sample counts as so many times the average at most: a single pause must not keep everybody away.
+	mostGrowth = 8
+	// few is how many samples there must be. The average begins with the least of them: the first answers of an endpoint
+	// have connections to make and caches to fill.
+	few = 7
+)
+
+// A Load keeps in one word, so that they always belong together, the average as a float32, the time of the last sample in
+// ticks, and how many samples there were, up to few.
+const (
+	tickBits  = 16 // a tick is 2^16 ns
+	countBits = 3
+	timeBits  = 32 - countBits
+	timeMask  = 1<<timeBits - 1
+	// overtaken is how many ticks a sample may be late: 4 s. What seems later is after a silence of hours.
 	overtaken = 1 << 16
 )
+
+type known struct {
+	latency float64 // in nanoseconds
+	at      uint32  // in ticks, as far as timeMask goes
+	samples uint32
+}
+
+func unpack(word uint64) known {
+	low := uint32(word)
+	return known{float64(math.Float32frombits(uint32(word >> 32))), low & timeMask, low >> timeBits}
+}
+
+func (k known) pack() uint64 {
+	return uint64(math.Float32bits(float32(k.latency)))<<32 | uint64(k.samples<<timeBits|k.at)
+}
+
+func ticks(now int64) uint32 { return uint32(now>>tickBits) & timeMask }
 
 // Load is how busy an endpoint is and how long its answers take. The zero value is that of one that nothing is known of.
 type Load struct {
 	inflight atomic.Int64
-	// latency is the moving average, in nanoseconds as a float32, over the time of the last sample, in ticks: one word, so
-	// that they always belong together.
-	latency atomic.Uint64
+	latency  atomic.Uint64 // known, packed
 }
 
 // Begin counts something that is under way.
@@ -40,34 +67,37 @@ func (l *Load) InFlight() int64 { return l.inflight.Load() }
 
 // Sample takes in how long an answer took.
 func (l *Load) Sample(now, took int64) {
-	at := uint32(now >> tick)
-	old := l.latency.Load()
-	next := float64(max(took, 1))
-	if old != 0 {
-		since := at - uint32(old)
-		if since == 0 || since > math.MaxUint32-overtaken {
-			return // one sample a tick is enough; and one that was overtaken by another is old
-		}
-		weight := float64(uint64(since)<<tick) / (memory + float64(uint64(since)<<tick))
-		before := float64(math.Float32frombits(uint32(old >> 32)))
-		next = before + (next-before)*weight
+	word := l.latency.Load()
+	k, at, sample := unpack(word), ticks(now), float64(max(took, 1))
+	since := (at - k.at) & timeMask
+	switch {
+	case k.samples == 0:
+		k.latency = sample
+	case k.samples < few:
+		k.latency = min(k.latency, sample)
+	case since == 0 || since > timeMask-overtaken:
+		return // one sample a tick is enough; and one that was overtaken by another is old
+	default:
+		age := float64(uint64(since) << tickBits)
+		sample = min(sample, mostGrowth*max(k.latency, leastLatency))
+		k.latency += (sample - k.latency) * age / (memory + age)
 	}
+	k.at, k.samples = at, min(k.samples+1, few)
 	// Who loses a race loses a sample.
-	l.latency.CompareAndSwap(old, uint64(math.Float32bits(float32(next)))<<32|uint64(at))
+	l.latency.CompareAndSwap(word, k.pack())
 }
 
-// Latency is how long answers take, in nanoseconds, as far as that is still known; 0 if it isn't.
+// Latency is how long answers take, in nanoseconds, as far as that is known, and still; 0 if it isn't.
 func (l *Load) Latency(now int64) float64 {
-	word := l.latency.Load()
-	if word == 0 {
+	k := unpack(l.latency.Load())
+	if k.samples < few {
 		return 0
 	}
-	average := float64(math.Float32frombits(uint32(word >> 32)))
-	silent := float64(uint64(uint32(now>>tick)-uint32(word)) << tick)
+	silent := float64(uint64((ticks(now)-k.at)&timeMask) << tickBits)
 	if silent < memory/16 {
-		return average
+		return k.latency
 	}
-	return average * math.Exp(-silent/memory)
+	return k.latency * math.Exp(-silent/memory)
 }
 
 // Better says that b is a better choice than a: less is under way there, or, if their latencies clearly differ, what is

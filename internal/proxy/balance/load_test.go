@@ -17,7 +17,13 @@ func TestLatencyIsAMovingAverageThatFades(t *testing.T) {
 		t.Errorf("of one that nothing is known of: %v", got)
 	}
 	now := int64(time.Hour)
-	l.Sample(now, 100*ms)
+	l.Sample(now, 5000*ms) // it had to wake up
+	for range 6 {
+		if got := l.Latency(now); got != 0 {
+			t.Errorf("of one that hardly anything is known of: %v", got)
+		}
+		l.Sample(now, 100*ms)
+	}
 	near := func(want time.Duration) {
 		t.Helper()
 		got := l.Latency(now)
@@ -42,12 +48,36 @@ func TestLatencyIsAMovingAverageThatFades(t *testing.T) {
 	}
 }
 
+// One answer a second, and one that takes 5 s: it is as if it had been eight times the others.
+func TestOnePauseIsNoLatency(t *testing.T) {
+	var l balance.Load
+	now := int64(time.Hour)
+	for range 100 {
+		now += int64(time.Second)
+		l.Sample(now, 10*ms)
+	}
+	now += int64(time.Second)
+	l.Sample(now, 5000*ms)
+	if got := l.Latency(now); got > 2.5*float64(10*ms) {
+		t.Errorf("%v", time.Duration(got))
+	}
+	for range 20 {
+		now += int64(time.Second)
+		l.Sample(now, 5000*ms)
+	}
+	if got := l.Latency(now); got < 4000*float64(ms) {
+		t.Errorf("20 such answers later: %v", time.Duration(got))
+	}
+}
+
 // Times are kept in few bits: however long the silence was, the next sample is taken.
 func TestLatencyAfterAnySilence(t *testing.T) {
 	for hours := int64(1); hours < 200; hours++ {
 		var l balance.Load
 		now := int64(time.Second)
-		l.Sample(now, 100*ms)
+		for range 7 {
+			l.Sample(now, 100*ms)
+		}
 		now += hours * int64(time.Hour)
 		for range 1000 {
 			now += 100 * ms
@@ -65,8 +95,10 @@ func TestBetter(t *testing.T) {
 		for range under {
 			l.Begin()
 		}
-		if latency > 0 {
-			l.Sample(1, int64(latency))
+		for range 7 {
+			if latency > 0 {
+				l.Sample(1, int64(latency))
+			}
 		}
 		return &l
 	}
@@ -177,7 +209,9 @@ func TestPairs(t *testing.T) {
 func BenchmarkChoose(b *testing.B) {
 	var loads [10]balance.Load
 	for i := range loads {
-		loads[i].Sample(1, int64(i+1)*ms)
+		for range 7 {
+			loads[i].Sample(1, int64(i+1)*ms)
+		}
 	}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
