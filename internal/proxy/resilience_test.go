@@ -178,3 +178,26 @@ func TestRetriesHaveABudget(t *testing.T) {
 		t.Errorf("%v retries were denied", n)
 	}
 }
+
+// The proxy knows its zone from its own resource, and keeps to it where a service asks for that.
+func TestNearEndpointsArePreferred(t *testing.T) {
+	m := start(t)
+	front := m.serve("web", httpPort, says(t, "near"), says(t, "far"))
+	client := &http.Transport{}
+	e := endpoints("web", httpPort, 80, says(t, "near"), says(t, "far"))
+	e.Prefer = configv1.Prefer_PREFER_ZONE
+	e.Ports[0].Endpoints[0].Zone, e.Ports[0].Endpoints[1].Zone = "a", "b"
+	m.set("shop/web", e)
+	m.set("me", &configv1.Proxy{Node: "here", Zone: "a"})
+	for range 20 {
+		if got := ask(t, client, front); got != "near" {
+			t.Fatalf("went %s", got)
+		}
+	}
+	m.set("me", &configv1.Proxy{Node: "here", Zone: "b"})
+	for range 20 {
+		if got := ask(t, client, front); got != "far" {
+			t.Fatalf("went to %s, which is far now", got)
+		}
+	}
+}
