@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -180,6 +181,41 @@ func TestRequestsOverTheShareAreShed(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Among too many UDP flows, one of those who have more than their share goes, however idle the others' are.
+func TestFlowsOverTheShareAreEvicted(t *testing.T) {
+	m := start(t, func(c *proxy.Config) { c.MaxFlows = 10 })
+	m.tenants()
+	front := m.serve("echo", udpPort, echoUDP(t))
+	dial := func(last byte) *udpClient {
+		c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, last)}, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(front)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return &udpClient{c, t}
+	}
+	for range 3 {
+		dial(1).ask("modest")
+	}
+	for range 50 {
+		dial(2).ask("greedy")
+	}
+	modest := func(want float64) {
+		t.Helper()
+		eventually(t, func() error { // a flow that was evicted ends a moment later
+			for namespace, want := range map[string]float64{"modest": want, "greedy": 10 - want} {
+				if n := m.metric("tulle_proxy_udp_flows", "source_namespace", namespace); n != want {
+					return fmt.Errorf("%s has %v flows, want %v", namespace, n, want)
+				}
+			}
+			return nil
+		})
+	}
+	modest(3)
+	dial(1).ask("another")
+	modest(4)
 }
 
 // exhausted is a listener whose process has no file descriptors, some times.
