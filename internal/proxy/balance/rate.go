@@ -37,10 +37,11 @@ func (r *Rate) Allow(now int64) bool {
 type Budget struct {
 	requests atomic.Int64
 
-	mu     sync.Mutex // of those who retry
-	seen   int64      // requests that tokens were given for; guarded by mu, as what follows
-	at     int64
-	tokens float64
+	mu      sync.Mutex // of those who retry
+	at      int64      // of the last one; guarded by mu, as what follows
+	seen    int64      // requests so far
+	granted float64    // retries by the share of the requests
+	basic   float64    // retries by the second
 }
 
 // Allowance is how many retries there may be: a share of the requests, and so many a second besides.
@@ -59,17 +60,24 @@ func (b *Budget) Request() { b.requests.Add(1) }
 func (b *Budget) Retry(now int64, a Allowance) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	requests := b.requests.Load()
 	if b.at == 0 {
-		b.at, b.tokens = now, a.PerSecond
+		b.at, b.basic = now, a.PerSecond
 	}
-	passed := max(now-b.at, 0)
-	b.tokens += float64(passed)/float64(time.Second)*a.PerSecond + float64(requests-b.seen)*a.Ratio
-	b.tokens = min(b.tokens, saved*max(a.PerSecond, 1))
-	b.seen, b.at = requests, b.at+passed
-	if b.tokens < 1 {
+	passed := float64(max(now-b.at, 0)) / float64(time.Second)
+	requests := b.requests.Load()
+	fresh := float64(requests - b.seen)
+	b.at, b.seen = max(now, b.at), requests
+	b.basic = min(b.basic+passed*a.PerSecond, saved*a.PerSecond)
+	// What the requests of long ago granted is forgotten.
+	b.granted *= max(1-passed/saved, 0)
+	b.granted += fresh * a.Ratio * saved / max(passed, saved)
+	switch {
+	case b.granted >= 1:
+		b.granted--
+	case b.basic >= 1:
+		b.basic--
+	default:
 		return false
 	}
-	b.tokens--
 	return true
 }

@@ -90,6 +90,21 @@ func TestRetryBudget(t *testing.T) {
 		t.Errorf("%d retries of 10,000 requests in 10 s, want 20%% and 10 a second", got)
 	}
 
+	// An endpoint of a service with 1,000 requests a second takes three seconds to say nothing.
+	var hung balance.Budget
+	for range 3000 {
+		hung.Request()
+	}
+	if got := retries(&hung, now+3*second, 5000); got != 610 {
+		t.Errorf("%d retries after 3,000 requests, want 20%% and 10", got)
+	}
+	for range 100_000 {
+		hung.Request()
+	}
+	if got := retries(&hung, now+103*second, 50_000); got != 2100 {
+		t.Errorf("%d retries after 100,000 requests in 100 s, want those of 10 s", got)
+	}
+
 	var none balance.Budget
 	if none.Retry(now, balance.Allowance{}) || none.Retry(now+1000*second, balance.Allowance{}) {
 		t.Error("a retry without an allowance")
