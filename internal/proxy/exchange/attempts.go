@@ -47,7 +47,7 @@ func (x *Exchange) attempt(c Carrier, e *upstream.Endpoint) error {
 	if err := x.judge(c.Context(), e); err != nil {
 		return err
 	}
-	if x.Attempts == 0 {
+	if x.Attempts == 0 && !x.Client.Admitted {
 		// After access control: those who may not call are not to use up what others may.
 		if reason := x.Port.Service.Guard.Admit(x.Begun); reason != "" {
 			return &Denied{reason}

@@ -39,7 +39,9 @@ type Client struct {
 	Addr    netip.Addr
 	Text    string       // Addr as text
 	Counted *meter.Cache // nil if the client's requests are counted by several goroutines
-	cert    cert
+	// Admitted says that the caller's own proxy has let the requests pass: what it limits is not limited again.
+	Admitted bool
+	cert     cert
 }
 
 // Exchange is one request and its response.
@@ -138,6 +140,9 @@ func (x *Exchange) ServerName() string {
 
 // takeShare says whether the caller's namespace may have another request under way.
 func (x *Exchange) takeShare() bool {
+	if x.Client.Admitted {
+		return true
+	}
 	account := x.Mesh.Strangers
 	if x.Caller != nil {
 		account = x.Caller.Share

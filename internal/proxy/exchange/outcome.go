@@ -56,7 +56,7 @@ func (x *Exchange) failed() {
 }
 
 func (x *Exchange) record(a breaker.Answer) {
-	if g := x.Port.Service.Guard; g.Watches() {
+	if g := x.Port.Service.Guard; g.Watches() && !x.Client.Admitted {
 		now := time.Now()
 		a.Took = now.Sub(x.Begun)
 		if g.Record(now, a) {

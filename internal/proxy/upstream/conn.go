@@ -17,8 +17,8 @@ type Conn struct {
 	key  poolKey
 
 	raw   syscall.RawConn
-	since int64 // when it became idle, since the set's start
-	quiet bool  // found by peek
+	since time.Duration // when it became idle, since the set's start
+	quiet bool          // found by peek
 	peek  func(fd uintptr) bool
 }
 
@@ -122,7 +122,7 @@ func (e *Endpoint) reap() {
 	now := e.config.since()
 	still := k.conns[:0]
 	for _, c := range k.conns {
-		if now-c.since < int64(e.config.IdleTimeout) && c.Quiet() {
+		if now-c.since < e.config.IdleTimeout && c.Quiet() {
 			still = append(still, c)
 		} else {
 			c.Close()

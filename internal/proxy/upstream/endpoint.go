@@ -23,17 +23,16 @@ type identity struct {
 
 // Endpoint is one address that takes traffic, shared by all services that name it. It is safe for concurrent use.
 type Endpoint struct {
-	id        identity
-	address   string
-	config    *Config
-	changes   *atomic.Uint64 // the set's, as ejections
-	ejections *atomic.Uint64
-	load      balance.Load
-	health    balance.Health
-	born      int64        // when it joined others; 0 = it was there from the beginning
-	failed    atomic.Int64 // when a connect last failed, in nanoseconds since the set's start; 0 = never
-	retired   atomic.Bool  // takes nothing new from anybody: its idle connections are of no use
-	gone      atomic.Bool  // named by nobody any more
+	id      identity
+	address string
+	config  *Config
+	set     *Set
+	load    balance.Load
+	health  balance.Health
+	born    int64        // when it joined others; 0 = it was there from the beginning
+	failed  atomic.Int64 // when a connect last failed, in nanoseconds since the set's start; 0 = never
+	retired atomic.Bool  // takes nothing new from anybody: its idle connections are of no use
+	gone    atomic.Bool  // named by nobody any more
 
 	protected atomic.Bool
 	where     atomic.Pointer[Place] // never nil
@@ -105,31 +104,31 @@ func (e *Endpoint) Dial(ctx context.Context) (net.Conn, error) {
 
 // Failed puts the endpoint aside for a moment, as long as there are others, and counts as a fault.
 func (e *Endpoint) Failed() {
-	e.failed.Store(e.config.since())
+	e.failed.Store(e.config.now())
 	e.Fault()
 }
 
 // Fault counts something that failed at the endpoint: a connect, an exchange that it broke off, an answer that says so.
 // Some in a row eject it: it is set aside, as long as enough others are left.
 func (e *Endpoint) Fault() {
-	if e.health.Fail(e.config.since(), e.config.Ejection) {
-		e.ejections.Add(1)
-		e.changes.Add(1)
+	if e.health.Fail(e.config.now(), e.config.Ejection) {
+		e.set.ejections.Add(1)
+		e.set.changes.Add(1)
 	}
 }
 
 // Answered counts something that went well. began is when the endpoint was asked, if how long it took says something
 // about it, and zero otherwise.
 func (e *Endpoint) Answered(began time.Time) {
-	now := e.config.since()
+	now := e.config.now()
 	e.health.Succeed(now)
 	if !began.IsZero() {
-		e.load.Sample(now, now-e.config.sinceStart(began))
+		e.load.Sample(now, now-e.config.at(began))
 	}
 }
 
 // Ejected says that the endpoint is set aside now.
-func (e *Endpoint) Ejected() bool { return e.health.Ejected(e.config.since()) }
+func (e *Endpoint) Ejected() bool { return e.health.Ejected(e.config.now()) }
 
 // Pool carries HTTP requests to one endpoint over connections that it keeps.
 type Pool interface {

@@ -118,7 +118,7 @@ func (g *Group) Pick(tried ...*Endpoint) *Endpoint { return g.PickAt(time.Now(),
 // one whose turn it is and one by chance, it takes the better one by what is under way there and how long that takes.
 // Endpoints that could not be connected to a moment ago, and ejected ones, are taken only if there are no others.
 func (g *Group) PickAt(at time.Time, tried ...*Endpoint) *Endpoint {
-	now := g.set.config.sinceStart(at)
+	now := g.set.config.at(at)
 	v := g.current(now)
 	if len(v.members.ready) == 0 {
 		return nil

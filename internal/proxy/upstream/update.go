@@ -111,10 +111,10 @@ func (s *Set) resolve(p port, others bool) *members {
 		e, ok := s.endpoints[item.identity]
 		if !ok {
 			e = &Endpoint{
-				id: item.identity, address: item.addr.String(), config: &s.config, changes: &s.changes, ejections: &s.ejections,
+				id: item.identity, address: item.addr.String(), config: &s.config, set: s,
 			}
 			if others {
-				e.born = s.config.since()
+				e.born = s.config.now()
 			}
 			s.endpoints[item.identity] = e
 		}

@@ -35,9 +35,12 @@ type Config struct {
 }
 
 // since is the time since the set was made. It is never 0.
-func (c *Config) since() int64 { return int64(time.Since(c.start)) + 1 }
+func (c *Config) since() time.Duration { return time.Since(c.start) + 1 }
 
-func (c *Config) sinceStart(t time.Time) int64 { return int64(t.Sub(c.start)) + 1 }
+// now and at are the same as package balance wants it.
+func (c *Config) now() int64 { return int64(c.since()) }
+
+func (c *Config) at(t time.Time) int64 { return int64(t.Sub(c.start)) + 1 }
 
 func (c Config) withDefaults() Config {
 	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 3*time.Second)
