@@ -28,6 +28,8 @@ type options struct {
 	stopWait, stopLag, drainLimit, stopLimit time.Duration
 	hangLimit, hangHardLimit, readyGrace     time.Duration
 
+	resilience resilience
+
 	accessLog           bool
 	logLevel, logFormat string
 	log                 *slog.Logger
@@ -61,6 +63,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.hangHardLimit, "hang-hard-limit", 10*time.Second, "silence of a worker after which it is replaced whatever the reason")
 	f.DurationVar(&o.readyGrace, "ready-grace", 2*time.Second, "how long the proxy stays ready while its worker is replaced")
 
+	o.resilience.addFlags(f)
+
 	f.BoolVar(&o.accessLog, "access-log", false, "write a JSON line per request to standard output")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
@@ -70,6 +74,9 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 func (o *options) complete() error {
 	if o.controller == "" {
 		o.controller = "tulle-controller." + o.podNamespace + ".svc:15010"
+	}
+	if err := o.resilience.check(); err != nil {
+		return err
 	}
 	host, _, err := net.SplitHostPort(o.controller)
 	if err != nil {

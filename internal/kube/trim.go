@@ -46,6 +46,7 @@ func keepService(obj any) (*corev1.Service, bool) {
 	}
 	out := &corev1.Service{ObjectMeta: metaOf(s.ObjectMeta)}
 	out.Annotations = only(s.Annotations, "tulle.dev/", "mesh.traefik.io/", "prometheus.io/")
+	out.Spec.TrafficDistribution = s.Spec.TrafficDistribution
 	out.Spec.Type, out.Spec.ClusterIP, out.Spec.ClusterIPs, out.Spec.Ports = s.Spec.Type, s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.Ports
 	return out, true
 }

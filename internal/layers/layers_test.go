@@ -24,7 +24,8 @@ var allowed = map[string][]string{
 	"internal/problem":        {},
 	"internal/flagenv":        {},
 	"internal/smi":            {"internal/problem"},
-	"internal/topology":       {"internal/problem", "internal/smi"},
+	"internal/breaker":        {},
+	"internal/topology":       {"internal/breaker", "internal/problem", "internal/smi"},
 	"internal/access":         {"api/config/v1"},
 	"internal/why":            {"api/config/v1", "internal/access", "internal/problem", "internal/proxy/route", "internal/proxy/upstream", "internal/proxyconfig", "internal/shadow", "internal/topology"},
 	"internal/bypass":         {"internal/problem", "internal/topology"},
@@ -37,16 +38,17 @@ var allowed = map[string][]string{
 	"internal/holder":         {},
 	"internal/images":         {},
 	"internal/push":           {"api/config/v1"},
-	"internal/proxy":          {"api/config/v1", "internal/access", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/http1", "internal/proxy/http2", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/route", "internal/proxy/tcp", "internal/proxy/udp", "internal/proxy/upstream"},
+	"internal/proxy":          {"api/config/v1", "internal/access", "internal/proxy/balance", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/http1", "internal/proxy/http2", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/share", "internal/proxy/tcp", "internal/proxy/udp", "internal/proxy/upstream"},
 	"internal/proxy/balance":  {},
 	"internal/proxy/drain":    {},
 	"internal/proxy/refusal":  {},
+	"internal/proxy/share":    {},
 	"internal/proxy/meter":    {"internal/proxy/refusal"},
-	"internal/proxy/upstream": {"api/config/v1"},
-	"internal/proxy/route":    {"api/config/v1", "internal/proxy/balance", "internal/proxy/refusal", "internal/proxy/upstream"},
-	"internal/proxy/exchange": {"internal/access", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
-	"internal/proxy/http1":    {"api/config/v1", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
-	"internal/proxy/http2":    {"api/config/v1", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
+	"internal/proxy/upstream": {"api/config/v1", "internal/proxy/balance"},
+	"internal/proxy/route":    {"api/config/v1", "internal/breaker", "internal/proxy/balance", "internal/proxy/refusal", "internal/proxy/share", "internal/proxy/upstream"},
+	"internal/proxy/exchange": {"internal/access", "internal/breaker", "internal/proxy/balance", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/share", "internal/proxy/upstream"},
+	"internal/proxy/http1":    {"api/config/v1", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/share", "internal/proxy/upstream"},
+	"internal/proxy/http2":    {"api/config/v1", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/share", "internal/proxy/upstream"},
 	"internal/proxy/tcp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/proxy/udp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/proxy/policy":   {"api/config/v1", "internal/access", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
@@ -71,7 +73,7 @@ var allowed = map[string][]string{
 var anything = []string{"*"}
 
 // pure packages are functions of their arguments: no I/O, clock, logger or client.
-var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem", "internal/access", "internal/bypass"}
+var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem", "internal/access", "internal/bypass", "internal/breaker"}
 
 // impure are what a pure package may not import; a trailing slash means everything below, too.
 var impure = []string{"os", "os/", "net", "net/http", "log", "log/", "context", "math/rand", "math/rand/", "crypto/rand", "k8s.io/client-go/", "google.golang.org/grpc", "google.golang.org/grpc/"}

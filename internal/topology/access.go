@@ -155,7 +155,7 @@ func (b *builder) reportExternal(svc *corev1.Service, example, account string) {
 func (b *builder) nodes() []Node {
 	out := make([]Node, 0, len(b.resources.Nodes))
 	for _, n := range b.resources.Nodes {
-		node := Node{Name: n.Name}
+		node := Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
 		for _, text := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
 			if p, err := netip.ParsePrefix(text); err == nil && !slices.Contains(node.PodRanges, p) {
 				node.PodRanges = append(node.PodRanges, p)

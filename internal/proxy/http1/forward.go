@@ -397,7 +397,8 @@ func (c *conn) deliver(up *upstream.Conn, n int) (reusable bool, err error) {
 	c.toClient.begin(c.tcp, largeBuffer)
 	c.toClient.buffer = r.appendHead(c.toClient.buffer, framed, c.closing)
 	c.toClient.framed = framed
-	c.x.Status, c.begun = r.status, true
+	c.x.Answered(r.status, !c.pumping)
+	c.begun = true
 	if err := c.toClient.addReady(&c.upBody); err != nil {
 		return false, errors.Join(err, c.toClient.flush())
 	}

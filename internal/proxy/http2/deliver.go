@@ -25,7 +25,12 @@ func (f *forwarding) deliver(resp *http.Response) {
 	}
 	h := f.w.Header()
 	announced := f.responseHeader(h, resp)
-	f.Status, f.begun = resp.StatusCode, true
+	end := f.body.end.Load()
+	if end != nil {
+		f.Whole(*end)
+	}
+	f.Answered(resp.StatusCode, end != nil || f.body.none())
+	f.begun = true
 	f.w.WriteHeader(f.Status)
 	if err := f.copyBody(resp); err != nil {
 		f.breakOff(h, err)

@@ -111,6 +111,7 @@ func (s *Server) connect(ctx context.Context, port *route.Port, call policy.Call
 		e.Begin()
 		c, err := e.Dial(ctx)
 		if err == nil {
+			e.Answered(time.Time{})
 			return backend, e, c.(*net.TCPConn), ""
 		}
 		e.End()

@@ -41,15 +41,15 @@ type Server struct {
 	active  drain.Active
 	stopped atomic.Bool
 
-	mu    sync.Mutex
-	flows list.List // of *flow, those in front that were not looked at for longest; guarded by mu
+	mu   sync.Mutex
+	room room // guarded by mu
 }
 
 // New returns a Server.
 func New(c Config) *Server {
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 30*time.Second)
 	c.MaxFlows = cmp.Or(c.MaxFlows, 8192)
-	return &Server{config: c}
+	return &Server{config: c, room: room{byNamespace: map[string]*list.List{}}}
 }
 
 // StopAccepting makes the Server begin no more flows.
