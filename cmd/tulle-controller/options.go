@@ -48,7 +48,9 @@ type options struct {
 	dnsTrial      bool
 	dnsRestart    bool
 
-	pushAddress, metricsAddress, healthAddress, adminAddress string
+	pushAddress, webhookAddress, metricsAddress, healthAddress, adminAddress string
+
+	webhookStopLag time.Duration
 
 	lease, renew, retry time.Duration
 	writeQPS            float32
@@ -93,6 +95,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.dnsRestart, "dns-restart", false, "restart a cluster DNS that does not reload its configuration")
 
 	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
+	f.StringVar(&o.webhookAddress, "webhook-address", ":15017", `address at which the API server has SMI objects converted and judged; "" = none`)
+	f.DurationVar(&o.webhookStopLag, "webhook-stop-lag", 3*time.Second, "how long webhooks are answered after the end of this pod was announced")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15014", "address of /metrics")
 	f.StringVar(&o.healthAddress, "health-address", ":15015", "address of /readyz and /healthz")
 	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /first-hop and /debug/pprof; "" = none`)
