@@ -56,7 +56,9 @@ type options struct {
 	dnsTrial      bool
 	dnsRestart    bool
 
-	pushAddress, metricsAddress, healthAddress, adminAddress, traefikAddress string
+	pushAddress, webhookAddress, metricsAddress, healthAddress, adminAddress, traefikAddress string
+
+	webhookStopLag time.Duration
 
 	lease, renew, retry time.Duration
 	writeQPS            float32
@@ -109,6 +111,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.dnsRestart, "dns-restart", false, "restart a cluster DNS that does not reload its configuration")
 
 	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
+	f.StringVar(&o.webhookAddress, "webhook-address", ":15017", `address at which the API server has SMI objects converted and judged; "" = none`)
+	f.DurationVar(&o.webhookStopLag, "webhook-stop-lag", 3*time.Second, "how long webhooks are answered after the end of this pod was announced")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15014", "address of /metrics")
 	f.StringVar(&o.healthAddress, "health-address", ":15015", "address of /readyz and /healthz")
 	f.StringVar(&o.traefikAddress, "traefik-address", ":15011", "address where stock Traefik asks for its configuration, with --engine traefik")

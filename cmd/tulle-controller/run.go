@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime/debug"
@@ -54,6 +55,8 @@ type command struct {
 	metrics *prometheus.Registry
 	serving atomic.Pointer[identity.Serving] // set before the server serves
 	ca      *identity.CA                     // owned by push's goroutines, one after the other
+	shown   *webhookCertificate
+	webhook http.Handler
 }
 
 // run is the whole process.
@@ -86,6 +89,9 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 	if c.traefik {
 		g.Go(func() error { return c.serveTraefik(ctx, listeners.traefik) })
 	}
+	if listeners.webhook != nil {
+		g.Go(func() error { return c.serveWebhook(ctx, listeners.webhook) })
+	}
 	if listeners.admin != nil {
 		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler(c.podName)) })
 	}
@@ -107,6 +113,11 @@ func (c *command) wire() {
 	c.metrics = prometheus.NewRegistry()
 	c.metrics.MustRegister(c.server, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	c.loop = c.newLoop()
+	host := kube.WebhookService + "." + c.podNamespace + ".svc"
+	c.shown = &webhookCertificate{names: []string{host, host + "." + c.clusterDomain}, trusted: c.source.Trusts}
+	webhooks := c.newWebhook()
+	c.metrics.MustRegister(webhooks.Collector())
+	c.webhook = webhooks
 }
 
 // push serves config once there is a certificate to show.
@@ -137,6 +148,8 @@ func (c *command) ensureCA(ctx context.Context) error {
 		}
 		return err
 	}
+	c.shown.use(ca)
+	c.shown.serving(time.Now()) // it may be time for a certificate of it
 	if old := c.ca; old == nil || !bytes.Equal(old.CertPEM(), ca.CertPEM()) {
 		host := "tulle-controller." + c.podNamespace + ".svc"
 		c.ca = ca
@@ -194,6 +207,7 @@ func (c *command) lead(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.loop.Lead(ctx) })
 	g.Go(func() error { return c.manager.Run(ctx) })
+	g.Go(func() error { return c.newWebhooks().Run(ctx) })
 	g.Go(func() error {
 		for {
 			select {
@@ -267,7 +281,7 @@ func tuneMemory() {
 }
 
 // listeners are opened before anything else, so that an address in use is an error at once.
-type listeners struct{ push, metrics, health, admin, traefik net.Listener }
+type listeners struct{ push, webhook, metrics, health, admin, traefik net.Listener }
 
 func (c *command) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
@@ -277,6 +291,7 @@ func (c *command) listen(ctx context.Context) (*listeners, error) {
 		to            *net.Listener
 	}{
 		{"push-address", c.pushAddress, &l.push},
+		{"webhook-address", c.webhookAddress, &l.webhook},
 		{"metrics-address", c.metricsAddress, &l.metrics},
 		{"health-address", c.healthAddress, &l.health},
 		{"admin-address", c.adminAddress, &l.admin},

@@ -23,6 +23,7 @@ func suites() []suite {
 		{name: "mesh names", on: []string{nftables, iptables}, run: meshNames},
 		{name: "splits", on: []string{nftables, iptables}, run: splits},
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
+		{name: "versions", on: []string{iptables}, run: versions},
 		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
 		{name: "access", on: []string{nftables}, run: accessControl},
 		{name: "way around", on: []string{iptables}, run: wayAround},
@@ -32,6 +33,7 @@ func suites() []suite {
 		{name: "custom stub domain", on: []string{dualStack}, run: customStubDomain},
 		{name: "stub domain", on: []string{honest}, run: stubDomain},
 		{name: "roll-outs", on: []string{honest}, run: rollouts},
+		{name: "released", on: []string{iptables}, run: released},
 		{name: "stock Traefik", on: []string{nftables}, run: stockTraefik}, // the last one before the mesh goes
 		{name: "uninstall", run: uninstall},
 		{name: "lookups' end", on: []string{honest}, run: lookupsEnd},

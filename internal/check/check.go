@@ -90,6 +90,7 @@ func (c *Checker) Installed(ctx context.Context, s install.Settings) Report {
 		{"first-hop", m.firstHop},
 		{"network-policies", c.networkPolicies},
 		{"crds", c.crds},
+		{"webhooks", m.webhooks},
 		{"bypass", m.bypass},
 		{"problems", m.problems},
 	})

@@ -47,6 +47,7 @@ func made() []sought {
 		{rbac, "RoleBinding", true, chart},
 		{rbac, "ClusterRole", true, chart},
 		{rbac, "ClusterRoleBinding", true, chart},
+		{admission, validationKind, true, chart},
 		{admission, "ValidatingAdmissionPolicy", true, chart},
 		{admission, "ValidatingAdmissionPolicyBinding", true, chart},
 	}

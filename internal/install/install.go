@@ -58,7 +58,7 @@ func (i *Installer) Install(ctx context.Context, o Options) error {
 	}
 	next := &Record{Version: version.Version, Values: o.Values, Objects: refs(rendered.Objects), CRDs: old.CRDs}
 	if !o.SkipCRDs {
-		if next.CRDs, err = i.applyCRDs(ctx, rendered.CRDs); err != nil {
+		if next.CRDs, err = i.applyCRDs(ctx, rendered.CRDs, hasWebhooks(rendered.Objects)); err != nil {
 			return err
 		}
 	}

@@ -15,12 +15,19 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/kube-openapi/pkg/validation/strfmt"
+	"k8s.io/kube-openapi/pkg/validation/validate"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/internal/smi"
 )
 
 // everything turns on what is off by default and sets what is empty by default.
@@ -39,6 +46,7 @@ proxy: {accessLog: true, podLabels: {team: mesh}, podAnnotations: {note: proxy},
 criticalPodsQuota: true
 bypass: {default: close, allowFrom: [ingress-nginx, "monitoring/app=prometheus+tier=x", 10.9.0.0/24]}
 dns: {restart: true, openshift: true, configMaps: [{namespace: kube-system, name: coredns, key: Corefile}, {namespace: kube-system, name: coredns-custom}, {namespace: dns, name: node}]}
+webhook: {allowFrom: [10.0.0.0/24]}
 podMonitor: {enabled: true, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
 `
@@ -228,6 +236,9 @@ func TestValuesReachTheObjects(t *testing.T) {
 		{"Deployment", "tulle-controller", "imagePullSecrets"},
 		{"Deployment", "tulle-controller", "--dns-config-maps=kube-system/coredns:Corefile,kube-system/coredns-custom,dns/node"},
 		{"Role", "tulle-dns.tulle-system", `"resourceNames":["node"]`},
+		{"NetworkPolicy", "tulle-controller", `"from":[{"ipBlock":{"cidr":"10.0.0.0/24"}}],"ports":[{"port":15017`},
+		{"ValidatingWebhookConfiguration", "tulle-webhook.tulle-system", `"failurePolicy":"Ignore"`},
+		{"ValidatingWebhookConfiguration", "tulle-webhook.tulle-system", `"timeoutSeconds":2`},
 		{"DaemonSet", "tulle-proxy", "docker.io/tullemesh/tulle-proxy:v9"},
 		{"DaemonSet", "tulle-proxy", "--access-log"},
 		{"Service", "tulle-dns", "PreferSameNode"},
@@ -356,33 +367,107 @@ func TestSchemaKnowsEveryValue(t *testing.T) {
 }
 
 func TestCRDs(t *testing.T) {
-	want := map[string][]string{ // storage version first
-		"trafficsplits.split.smi-spec.io":   {"v1alpha4", "v1alpha3", "v1alpha2"},
-		"httproutegroups.specs.smi-spec.io": {"v1alpha4", "v1alpha3"},
-		"tcproutes.specs.smi-spec.io":       {"v1alpha4", "v1alpha3", "v1alpha2", "v1alpha1"},
+	want := map[string][]string{ // storage version first; what is not served before controllers convert is in brackets
+		"trafficsplits.split.smi-spec.io":   {"v1alpha4", "v1alpha3", "(v1alpha2)", "(v1alpha1)"},
+		"httproutegroups.specs.smi-spec.io": {"v1alpha4", "v1alpha3", "(v1alpha2)", "(v1alpha1)"},
+		"tcproutes.specs.smi-spec.io":       {"v1alpha4", "(v1alpha3)", "(v1alpha2)", "(v1alpha1)"},
 		"udproutes.specs.smi-spec.io":       {"v1alpha4"},
-		"traffictargets.access.smi-spec.io": {"v1alpha3", "v1alpha2"},
+		"traffictargets.access.smi-spec.io": {"v1alpha3", "v1alpha2", "(v1alpha1)"},
 	}
 	got := map[string][]string{}
 	for _, o := range render(t, "{}").CRDs {
 		var crd apiextensionsv1.CustomResourceDefinition
 		typed(t, o, &crd)
 		for i, v := range crd.Spec.Versions {
-			got[crd.Name] = append(got[crd.Name], v.Name)
-			if !v.Served || v.Storage != (i == 0) || v.Schema == nil {
-				t.Errorf("%s %s: served %v, storage %v", crd.Name, v.Name, v.Served, v.Storage)
+			name := v.Name
+			if !v.Served {
+				name = "(" + name + ")"
+			}
+			got[crd.Name] = append(got[crd.Name], name)
+			if v.Storage != (i == 0) || v.Schema == nil || len(v.AdditionalPrinterColumns) == 0 {
+				t.Errorf("%s %s: storage %v, %d columns", crd.Name, v.Name, v.Storage, len(v.AdditionalPrinterColumns))
 			}
 			// Without a conversion, versions that are served side by side must have one schema.
-			if diff := cmp.Diff(crd.Spec.Versions[0].Schema, v.Schema); diff != "" {
+			if diff := cmp.Diff(crd.Spec.Versions[0].Schema, v.Schema); v.Served && diff != "" {
 				t.Errorf("%s %s is another schema than the stored one:\n%s", crd.Name, v.Name, diff)
 			}
 		}
 		if !slices.Contains(crd.Spec.Names.Categories, "smi") {
 			t.Errorf("%s is not of the category smi", crd.Name)
 		}
+		if asks := crd.Annotations[smi.ConversionAnnotation] == smi.ConversionByWebhook; asks != (len(crd.Spec.Versions) > 1) {
+			t.Errorf("%s asks for conversion: %v", crd.Name, asks)
+		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("versions (-want +got):\n%s", diff)
+	}
+}
+
+// TestSchemas: what makes no sense in a version is refused there, and what does is taken.
+func TestSchemas(t *testing.T) {
+	schemas := map[string]*structuralschema.Structural{}
+	for _, o := range render(t, "{}").CRDs {
+		var crd apiextensionsv1.CustomResourceDefinition
+		typed(t, o, &crd)
+		for _, v := range crd.Spec.Versions {
+			var internal apiextensions.JSONSchemaProps
+			if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(v.Schema.OpenAPIV3Schema, &internal, nil); err != nil {
+				t.Fatal(err)
+			}
+			structural, err := structuralschema.NewStructural(&internal)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if errs := structuralschema.ValidateStructural(field.NewPath(""), structural); len(errs) > 0 {
+				t.Errorf("%s %s: %v", crd.Name, v.Name, errs)
+			}
+			schemas[crd.Spec.Names.Kind+" "+v.Name] = structural
+		}
+	}
+	const split, ok = "spec: {service: web, backends: [{service: a, weight: %s}]}", ""
+	const target = "destination: {kind: %s, name: a}, sources: [{kind: ServiceAccount, name: b}], %s: [%s]"
+	const rule = "{kind: TCPRoute, name: r}"
+	for _, c := range []struct{ kind, object, want string }{
+		{"TrafficSplit v1alpha4", fmt.Sprintf(split, "1"), ok},
+		{"TrafficSplit v1alpha4", fmt.Sprintf(split, "-1"), "weight"},
+		{"TrafficSplit v1alpha4", fmt.Sprintf(split, "2147483648"), "weight"},
+		{"TrafficSplit v1alpha4", fmt.Sprintf(split, "1.5"), "weight"},
+		{"TrafficSplit v1alpha4", fmt.Sprintf(split, "500m"), "weight"},
+		{"TrafficSplit v1alpha4", "spec: {service: web, backends: []}", "backends"},
+		{"TrafficSplit v1alpha4", "spec: {service: web, backends: [{service: a, weight: 1}], matches: [{kind: TCPRoute, name: r}]}", "matches"},
+		{"TrafficSplit v1alpha2", fmt.Sprintf(split, "500m"), "weight"},
+		{"TrafficSplit v1alpha1", fmt.Sprintf(split, "500m"), ok},
+		{"TrafficSplit v1alpha1", fmt.Sprintf(split, `"100"`), ok},
+		{"TrafficSplit v1alpha1", fmt.Sprintf(split, "5"), ok},
+		{"TrafficSplit v1alpha1", fmt.Sprintf(split, `"1e3"`), ok},
+		{"TrafficSplit v1alpha1", fmt.Sprintf(split, `"1e9999999"`), "weight"},
+		{"TrafficSplit v1alpha1", fmt.Sprintf(split, `"-1"`), "weight"},
+		{"TrafficSplit v1alpha1", fmt.Sprintf(split, "-1"), "weight"},
+		{"TrafficSplit v1alpha1", fmt.Sprintf(split, "all"), "weight"},
+		{"HTTPRouteGroup v1alpha4", "spec: {matches: [{name: m, methods: [GET, '*'], headers: [{a: b}]}]}", ok},
+		{"HTTPRouteGroup v1alpha4", "spec: {matches: [{name: m, methods: [GET POST]}]}", "methods"},
+		{"HTTPRouteGroup v1alpha2", "matches: [{name: m, pathRegex: " + strings.Repeat("x", 4097) + "}]", "pathRegex"},
+		{"HTTPRouteGroup v1alpha1", "matches: [{name: m, pathRegex: /a}]", ok},
+		{"TCPRoute v1alpha4", "spec: {matches: {ports: [80, 65536]}}", "ports"},
+		{"TCPRoute v1alpha4", "{}", ok},
+		{"TCPRoute v1alpha1", "{}", ok},
+		{"UDPRoute v1alpha4", "spec: {matches: {ports: [0]}}", "ports"},
+		{"TrafficTarget v1alpha3", fmt.Sprintf("spec: {"+target+"}", "ServiceAccount", "rules", rule), ok},
+		{"TrafficTarget v1alpha3", fmt.Sprintf("spec: {"+target+"}", "ServiceAccount", "rules", ""), "rules"},
+		{"TrafficTarget v1alpha3", fmt.Sprintf("spec: {"+target+"}", "Service", "rules", rule), "destination.kind"},
+		{"TrafficTarget v1alpha2", fmt.Sprintf("spec: {"+target+"}", "ServiceAccount", "rules", "{kind: GRPCRoute, name: r}"), "kind"},
+		{"TrafficTarget v1alpha1", fmt.Sprintf("{"+target+"}", "ServiceAccount", "specs", rule), ok},
+		{"TrafficTarget v1alpha1", fmt.Sprintf("{"+target+"}", "ServiceAccount", "rules", rule), "specs"},
+	} {
+		var o any
+		if err := yaml.Unmarshal([]byte(c.object), &o); err != nil {
+			t.Fatal(err)
+		}
+		errs := validate.NewSchemaValidator(schemas[c.kind].ToKubeOpenAPI(), nil, "", strfmt.Default).Validate(o).AsError()
+		if (errs == nil) != (c.want == ok) || errs != nil && !strings.Contains(errs.Error(), c.want) {
+			t.Errorf("%s %.80s: %v, want %q", c.kind, c.object, errs, c.want)
+		}
 	}
 }
 
