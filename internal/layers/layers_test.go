@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"internal/smi":            {"internal/problem"},
 	"internal/topology":       {"internal/problem", "internal/smi"},
 	"internal/access":         {"api/config/v1"},
+	"internal/observed":       {"internal/access"},
 	"internal/why":            {"api/config/v1", "internal/access", "internal/problem", "internal/proxy/route", "internal/proxy/upstream", "internal/proxyconfig", "internal/shadow", "internal/topology"},
 	"internal/shadow":         {"internal/problem", "internal/topology"},
 	"internal/proxyconfig":    {"api/config/v1", "internal/shadow", "internal/smi", "internal/topology"},
@@ -35,7 +36,7 @@ var allowed = map[string][]string{
 	"internal/holder":         {},
 	"internal/images":         {},
 	"internal/push":           {"api/config/v1"},
-	"internal/proxy":          {"api/config/v1", "internal/access", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/http1", "internal/proxy/http2", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/route", "internal/proxy/tcp", "internal/proxy/udp", "internal/proxy/upstream"},
+	"internal/proxy":          {"api/config/v1", "internal/access", "internal/observed", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/http1", "internal/proxy/http2", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/route", "internal/proxy/tcp", "internal/proxy/udp", "internal/proxy/upstream"},
 	"internal/proxy/balance":  {},
 	"internal/proxy/drain":    {},
 	"internal/proxy/refusal":  {},
@@ -47,7 +48,7 @@ var allowed = map[string][]string{
 	"internal/proxy/http2":    {"api/config/v1", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/proxy/tcp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/proxy/udp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
-	"internal/proxy/policy":   {"api/config/v1", "internal/access", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
+	"internal/proxy/policy":   {"api/config/v1", "internal/access", "internal/observed", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/firsthop":       {},
 	"internal/dns":            {"api/config/v1", "internal/firsthop"},
 	"internal/controller":     {"api/config/v1", "internal/problem", "internal/proxyconfig", "internal/shadow", "internal/status", "internal/topology"},
@@ -69,7 +70,7 @@ var allowed = map[string][]string{
 var anything = []string{"*"}
 
 // pure packages are functions of their arguments: no I/O, clock, logger or client.
-var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem", "internal/access"}
+var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem", "internal/access", "internal/observed"}
 
 // impure are what a pure package may not import; a trailing slash means everything below, too.
 var impure = []string{"os", "os/", "net", "net/http", "log", "log/", "context", "math/rand", "math/rand/", "crypto/rand", "k8s.io/client-go/", "google.golang.org/grpc", "google.golang.org/grpc/"}
