@@ -23,12 +23,12 @@ func Generate(m Merged) []byte {
 }
 
 func writeHead(b *bytes.Buffer, m Merged, proposals []proposal) {
-	fmt.Fprintf(b, "# Proposed by tulle policy generate from the calls that %d proxies saw in audit mode\n", m.Proxies)
+	b.WriteString("# Proposed by tulle policy generate, from calls in audit mode.\n")
 	if m.Proxies > 0 {
-		fmt.Fprintf(b, "# from %s to %s.\n", stamp(m.Since), stamp(m.Until))
+		fmt.Fprintf(b, "# Runs of proxies that recorded them: %d, from %s to %s.\n", m.Proxies, stamp(m.Since), stamp(m.Until))
 	}
 	b.WriteString("# It allows these calls and no others, except where a comment says \"wider\". Hosts and headers are not looked at.\n" +
-		"# What is rare, or was called before the audit began, is not in it. Look it through before you apply it.\n")
+		"# What nobody did in that time is not in it: look it through before you apply it.\n")
 	if len(proposals) == 0 {
 		b.WriteString("# Nothing was seen that could be proposed.\n")
 	}
