@@ -91,6 +91,7 @@ func (c *Checker) Installed(ctx context.Context, s install.Settings) Report {
 		{"network-policies", c.networkPolicies},
 		{"crds", c.crds},
 		{"problems", m.problems},
+		{"access", m.access},
 	})
 }
 

@@ -56,6 +56,7 @@ func Merge(all []Report) Merged {
 type Merged struct {
 	Proxies      int // runs of proxies: one that restarted counts twice
 	Since, Until time.Time
+	Missing      []string // proxies that did not answer
 	Lost         uint64
 	Edges        []Edge // by peers
 }

@@ -56,9 +56,25 @@ type Call struct {
 // Reports are those of several proxies, as they are saved.
 type Reports struct {
 	Proxies []Report `json:"proxies"`
+	Missing []string `json:"missing,omitempty"` // proxies that were asked and did not answer
 }
 
-// Validate says what makes no sense in a report that was read from somewhere: what it says ends up in YAML.
+// Validate says what makes no sense in reports that were read from somewhere: what they say ends up in YAML.
+func (r *Reports) Validate() error {
+	for _, name := range r.Missing {
+		if !isName(name) {
+			return fmt.Errorf("%q is no name of a proxy", name)
+		}
+	}
+	for i := range r.Proxies {
+		if err := r.Proxies[i].Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Validate says what makes no sense in a report that was read from somewhere.
 func (r *Report) Validate() error {
 	for _, e := range r.Edges {
 		if err := e.validate(); err != nil {

@@ -27,6 +27,9 @@ func writeHead(b *bytes.Buffer, m Merged, proposals []proposal) {
 	if m.Proxies > 0 {
 		fmt.Fprintf(b, "# Runs of proxies that recorded them: %d, from %s to %s.\n", m.Proxies, stamp(m.Since), stamp(m.Until))
 	}
+	if len(m.Missing) > 0 {
+		fmt.Fprintf(b, "# INCOMPLETE: proxies that did not answer: %s\n", strings.Join(m.Missing, ", "))
+	}
 	b.WriteString("# It allows these calls and no others, except where a comment says \"wider\". Hosts and headers are not looked at.\n" +
 		"# What nobody did in that time is not in it: look it through before you apply it.\n")
 	if len(proposals) == 0 {
