@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tulle-mesh/tulle/internal/install"
+	"github.com/tulle-mesh/tulle/internal/observed"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
@@ -34,6 +35,7 @@ type runOptions struct {
 	defaultMode string
 	access      string
 	accessLog   bool
+	observed    string
 	stdout      io.Writer
 	stderr      io.Writer
 }
@@ -58,6 +60,7 @@ served; the mesh DNS answers on a loopback port. Identities are simulated, so no
 	cmd.Flags().StringVar(&o.defaultMode, "default-mode", "http", "what a TCP port that says nothing carries: http or tcp")
 	cmd.Flags().StringVar(&o.access, "access", "off", "access control of namespaces without the label tulle.dev/access: off, audit or enforce")
 	cmd.Flags().BoolVar(&o.accessLog, "access-log", false, "write a JSON access log to standard output")
+	cmd.Flags().StringVar(&o.observed, "observed", "", "`file` to write at the end: what was called in audit mode, for tulle policy generate -f")
 	return cmd
 }
 
@@ -70,7 +73,12 @@ func (o *runOptions) run(ctx context.Context) error {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- mesh.Run(ctx) }()
-	return o.tell(mesh, done)
+	if err := o.tell(mesh, done); err != nil || o.observed == "" {
+		return err
+	}
+	return writeFile(o.observed, func(w io.Writer) error {
+		return writeJSON(w, observed.Reports{Proxies: []observed.Report{mesh.Observed()}})
+	})
 }
 
 // tell says what the mesh serves and what is wrong, now and whenever it changes, until the mesh ends.

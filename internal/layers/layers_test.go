@@ -57,7 +57,7 @@ var allowed = map[string][]string{
 	"internal/bugreport":      {"internal/check", "internal/install", "internal/version"},
 	"internal/fakeapi":        {},
 	"internal/check":          {"internal/corefile", "internal/firsthop", "internal/install", "internal/kube", "internal/observed", "internal/status", "internal/version"},
-	"internal/standalone":     {"api/config/v1", "internal/dns", "internal/files", "internal/problem", "internal/proxy", "internal/proxyconfig", "internal/shadow", "internal/topology"},
+	"internal/standalone":     {"api/config/v1", "internal/dns", "internal/files", "internal/observed", "internal/problem", "internal/proxy", "internal/proxyconfig", "internal/shadow", "internal/topology"},
 	"internal/install":        {"internal/corefile", "internal/kube", "internal/observed", "internal/status", "internal/version", "manifests"},
 	"cmd/tulle":               anything,
 	"cmd/tulle-controller":    anything,
