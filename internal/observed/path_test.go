@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tulle-mesh/tulle/internal/access"
 )
 
 func TestPattern(t *testing.T) {
@@ -131,4 +133,25 @@ func TestFold(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// FuzzPattern: whatever is asked for becomes a pattern whose expression fits what was asked for.
+func FuzzPattern(f *testing.F) {
+	for _, path := range []string{"/items/17/x", "//a/../%31", "*", "/a%2Fb", "/(a+)+$", "/2026-01-02/0123456789abcdef/"} {
+		f.Add(path, true)
+	}
+	f.Fuzz(func(t *testing.T, path string, encodedSlash bool) {
+		p := Pattern(path, encodedSlash)
+		if !isPattern(p) {
+			t.Fatalf("%q becomes %q", path, p)
+		}
+		if p == Unsafe || p == Long {
+			return
+		}
+		canonical, ok := access.Canonical(path, encodedSlash)
+		expr, _ := regexOf(p)
+		if !ok || !regexp.MustCompile("^(?:"+expr+")").MatchString(canonical) {
+			t.Fatalf("%q does not fit %q", canonical, expr)
+		}
+	})
 }
