@@ -96,7 +96,9 @@ note: did not say what an audit found: p-2`
 	if diff := cmp.Diff(want, findings()); diff != "" {
 		t.Error(diff)
 	}
-	c.Cluster.Ask = func(context.Context, string, string, int, string) ([]byte, error) { return nil, errors.New("forbidden") }
+	c.Cluster.Ask = func(context.Context, string, string, int, string) ([]byte, error) {
+		return nil, errors.New("forbidden")
+	}
 	if got := findings(); got != "note: could not ask the proxies what an audit found: forbidden" {
 		t.Error(got)
 	}

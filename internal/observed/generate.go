@@ -206,14 +206,11 @@ func named(all []*proposal) []proposal {
 
 // baseName is "observed-web-http-80".
 func baseName(account, protocol string, ports []uint32) string {
-	const longest = 200 // the names of objects have 253 characters at most
-	name := fmt.Sprintf("observed-%s-%s", account[:min(len(account), longest)], protocol)
-	for i, p := range ports {
-		if i == 4 {
-			name += "-more"
-			break
-		}
-		name += fmt.Sprintf("-%d", p)
+	const longest, mostPorts = 200, 4 // the names of objects have 253 characters at most
+	name := strings.TrimRight(account[:min(len(account), longest)], "-.")
+	parts := []string{"observed", name, protocol}
+	for _, p := range ports[:min(len(ports), mostPorts)] {
+		parts = append(parts, fmt.Sprint(p))
 	}
-	return strings.ReplaceAll(strings.ReplaceAll(name, "..", "."), ".-", "-")
+	return strings.Join(parts, "-")
 }

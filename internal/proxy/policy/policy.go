@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,11 +87,13 @@ func (g *Gate) Remove(names []string) {
 		return
 	}
 	next := maps.Clone(*g.policies.Load())
+	gone := map[string]bool{}
 	for _, n := range names {
 		delete(next, n)
+		gone[n] = true
 	}
 	g.policies.Store(&next)
-	g.seen.Outdate(func(workload string) bool { return slices.Contains(names, workload) })
+	g.seen.Outdate(func(workload string) bool { return gone[workload] })
 }
 
 // Compile makes what Add takes. If a policy can't be used, the one before stays, and without one everything is denied.
