@@ -49,7 +49,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.dnsAddress, "dns-address", ":15053", "address of the mesh DNS, UDP and TCP")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15020", "address of /metrics")
 	f.StringVar(&o.healthAddress, "health-address", ":15021", "address of /readyz and /healthz")
-	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /config, /status, /version, /first-hop and /debug/pprof; "" = none`)
+	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /config, /status, /version, /observed, /first-hop and /debug/pprof; "" = none`)
 	f.DurationVar(&o.dnsTTL, "dns-ttl", 5*time.Second, "how long clients may remember a mesh name's address")
 
 	f.DurationVar(&o.identityWait, "identity-wait", 5*time.Second, "how long a call to a protected workload waits for who its caller is; 0 = not at all")

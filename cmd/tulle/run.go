@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/internal/install"
+	"github.com/tulle-mesh/tulle/internal/observed"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
@@ -29,6 +30,7 @@ type runOptions struct {
 
 	dns       string
 	accessLog bool
+	observed  string
 	stdout    io.Writer
 	stderr    io.Writer
 }
@@ -50,6 +52,7 @@ served; the mesh DNS answers on a loopback port. Identities are simulated, so no
 	o.add(cmd.Flags())
 	cmd.Flags().StringVar(&o.dns, "dns", "", "loopback address and port of the mesh DNS (default 127.0.0.1:15353, or a free port if that is taken)")
 	cmd.Flags().BoolVar(&o.accessLog, "access-log", false, "write a JSON access log to standard output")
+	cmd.Flags().StringVar(&o.observed, "observed", "", "`file` to write at the end: what was called in audit mode, for tulle policy generate -f")
 	return cmd
 }
 
@@ -62,7 +65,12 @@ func (o *runOptions) run(ctx context.Context) error {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- mesh.Run(ctx) }()
-	return o.tell(mesh, done)
+	if err := o.tell(mesh, done); err != nil || o.observed == "" {
+		return err
+	}
+	return writeFile(o.observed, func(w io.Writer) error {
+		return writeJSON(w, observed.Reports{Proxies: []observed.Report{mesh.Observed()}})
+	})
 }
 
 // tell says what the mesh serves and what is wrong, now and whenever it changes, until the mesh ends.

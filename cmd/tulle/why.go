@@ -101,6 +101,7 @@ func (o *whyOptions) run(cmd *cobra.Command, args []string) error {
 	for _, h := range hidden {
 		a.Notes = append(a.Notes, "you may not read "+h+": the answer leaves it out, and may be wrong for that")
 	}
+	a.Hidden = hidden
 	if o.output == "json" {
 		err = writeJSON(cmd.OutOrStdout(), a)
 	} else {

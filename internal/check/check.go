@@ -93,6 +93,7 @@ func (c *Checker) Installed(ctx context.Context, s install.Settings) Report {
 		{"webhooks", m.webhooks},
 		{"bypass", m.bypass},
 		{"problems", m.problems},
+		{"access", m.access},
 	})
 }
 

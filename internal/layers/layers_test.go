@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"internal/breaker":        {},
 	"internal/topology":       {"internal/breaker", "internal/problem", "internal/smi"},
 	"internal/access":         {"api/config/v1"},
+	"internal/observed":       {"internal/access"},
 	"internal/why":            {"api/config/v1", "internal/access", "internal/problem", "internal/proxy/route", "internal/proxy/upstream", "internal/proxyconfig", "internal/shadow", "internal/topology"},
 	"internal/bypass":         {"internal/problem", "internal/topology"},
 	"internal/shadow":         {"internal/problem", "internal/topology"},
@@ -38,7 +39,7 @@ var allowed = map[string][]string{
 	"internal/holder":         {},
 	"internal/images":         {},
 	"internal/push":           {"api/config/v1"},
-	"internal/proxy":          {"api/config/v1", "internal/access", "internal/proxy/balance", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/http1", "internal/proxy/http2", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/share", "internal/proxy/tcp", "internal/proxy/udp", "internal/proxy/upstream"},
+	"internal/proxy":          {"api/config/v1", "internal/access", "internal/observed", "internal/proxy/balance", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/http1", "internal/proxy/http2", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/share", "internal/proxy/tcp", "internal/proxy/udp", "internal/proxy/upstream"},
 	"internal/proxy/balance":  {},
 	"internal/proxy/drain":    {},
 	"internal/proxy/refusal":  {},
@@ -51,7 +52,7 @@ var allowed = map[string][]string{
 	"internal/proxy/http2":    {"api/config/v1", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/share", "internal/proxy/upstream"},
 	"internal/proxy/tcp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/proxy/udp":      {"internal/proxy/drain", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
-	"internal/proxy/policy":   {"api/config/v1", "internal/access", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
+	"internal/proxy/policy":   {"api/config/v1", "internal/access", "internal/observed", "internal/proxy/meter", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/upstream"},
 	"internal/firsthop":       {},
 	"internal/dns":            {"api/config/v1", "internal/firsthop"},
 	"internal/controller":     {"api/config/v1", "internal/bypass", "internal/problem", "internal/proxyconfig", "internal/shadow", "internal/status", "internal/topology"},
@@ -60,9 +61,9 @@ var allowed = map[string][]string{
 	"internal/files":          {"internal/controller", "internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
 	"internal/bugreport":      {"internal/check", "internal/install", "internal/version"},
 	"internal/fakeapi":        {},
-	"internal/check":          {"internal/corefile", "internal/firsthop", "internal/install", "internal/kube", "internal/problem", "internal/smi", "internal/status", "internal/version"},
-	"internal/standalone":     {"api/config/v1", "internal/dns", "internal/files", "internal/problem", "internal/proxy", "internal/proxyconfig", "internal/shadow", "internal/topology"},
-	"internal/install":        {"internal/corefile", "internal/kube", "internal/smi", "internal/status", "internal/version", "manifests"},
+	"internal/check":          {"internal/corefile", "internal/firsthop", "internal/install", "internal/kube", "internal/observed", "internal/problem", "internal/smi", "internal/status", "internal/version"},
+	"internal/standalone":     {"api/config/v1", "internal/dns", "internal/files", "internal/observed", "internal/problem", "internal/proxy", "internal/proxyconfig", "internal/shadow", "internal/topology"},
+	"internal/install":        {"internal/corefile", "internal/kube", "internal/observed", "internal/smi", "internal/status", "internal/version", "manifests"},
 	"cmd/tulle":               anything,
 	"cmd/tulle-controller":    anything,
 	"cmd/tulle-proxy":         anything,
@@ -74,7 +75,7 @@ var allowed = map[string][]string{
 var anything = []string{"*"}
 
 // pure packages are functions of their arguments: no I/O, clock, logger or client.
-var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem", "internal/access", "internal/bypass", "internal/breaker"}
+var pure = []string{"internal/smi", "internal/topology", "internal/proxyconfig", "internal/traefik", "internal/shadow", "internal/corefile", "internal/problem", "internal/access", "internal/bypass", "internal/breaker", "internal/observed"}
 
 // impure are what a pure package may not import; a trailing slash means everything below, too.
 var impure = []string{"os", "os/", "net", "net/http", "log", "log/", "context", "math/rand", "math/rand/", "crypto/rand", "k8s.io/client-go/", "google.golang.org/grpc", "google.golang.org/grpc/"}

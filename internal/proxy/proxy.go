@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/observed"
 	"github.com/tulle-mesh/tulle/internal/proxy/balance"
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
@@ -184,6 +185,11 @@ func (p *Proxy) runLog() (stop func()) {
 func (p *Proxy) Ready() bool {
 	s := p.now.Load()
 	return s.mesh != nil && s.proxy != nil
+}
+
+// Observed is what was called in audit mode since the Proxy was made, as far as want accepts it; nil accepts all.
+func (p *Proxy) Observed(want func(observed.Peers) bool) observed.Report {
+	return p.gate.Observed(want)
 }
 
 // WaitOutOfSlices returns when no mesh address points at this proxy any more, by its own resource, or with ctx's error.

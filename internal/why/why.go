@@ -51,6 +51,7 @@ type Answer struct {
 	Destinations []Destination `json:"destinations"`
 	WayAround    string        `json:"wayAround"`
 	Notes        []string      `json:"notes,omitempty"`
+	Hidden       []string      `json:"hidden,omitempty"` // what whoever asked may not read, and the answer leaves out
 }
 
 // Backend is a share of the route that is taken.

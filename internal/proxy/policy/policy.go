@@ -1,6 +1,6 @@
 // Package policy enforces access control in the data plane. A Gate knows the policies in use and who is at the other end
 // of a connection, and decides by package access; it waits for identities that are on their way, counts and logs what no
-// rule allows, and ends live connections that a new policy forbids.
+// rule allows, records what is called in audit mode, and ends live connections that a new policy forbids.
 //
 // All engines ask the Gate, with a Call: who calls which port, and which endpoint was chosen. A Gate has no goroutines
 // and is safe for concurrent use; Add, Remove and Recheck are called by who applies config.
@@ -19,6 +19,7 @@ import (
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/access"
+	"github.com/tulle-mesh/tulle/internal/observed"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
@@ -44,6 +45,7 @@ type Gate struct {
 	compiler access.Compiler
 	policies atomic.Pointer[map[string]*access.Workload] // by workload; the map is immutable
 	log      denials
+	seen     *observed.Store // what was called in audit mode
 
 	mu   sync.Mutex
 	live map[*live]struct{} // guarded by mu
@@ -52,7 +54,7 @@ type Gate struct {
 // New returns a Gate without policies.
 func New(c Config) *Gate {
 	c.Wait = cmp.Or(c.Wait, 5*time.Second)
-	g := &Gate{config: c, live: map[*live]struct{}{}, log: denials{said: map[denial]*saying{}}}
+	g := &Gate{config: c, live: map[*live]struct{}{}, log: denials{said: map[denial]*saying{}}, seen: observed.NewStore(observed.Limits{}, time.Now())}
 	g.policies.Store(&map[string]*access.Workload{})
 	return g
 }
@@ -80,6 +82,7 @@ func (g *Gate) Add(policies map[string]*access.Workload) {
 	next := maps.Clone(*g.policies.Load())
 	maps.Copy(next, policies)
 	g.policies.Store(&next)
+	g.seen.Outdate(func(workload string) bool { return policies[workload] != nil })
 }
 
 // Remove ends the use of policies. Endpoints that were protected by them are not any more, or everything is denied them.
@@ -88,10 +91,13 @@ func (g *Gate) Remove(names []string) {
 		return
 	}
 	next := maps.Clone(*g.policies.Load())
+	gone := map[string]bool{}
 	for _, n := range names {
 		delete(next, n)
+		gone[n] = true
 	}
 	g.policies.Store(&next)
+	g.seen.Outdate(func(workload string) bool { return gone[workload] })
 }
 
 // Compile makes what Add takes. If a policy can't be used, the one before stays, and without one everything is denied.
@@ -122,16 +128,13 @@ func (g *Gate) Judge(ctx context.Context, c Call) access.Verdict {
 			table, changed = g.config.Current()
 		}
 	}
-	if v.Reason != "" {
-		g.note(table, c, v)
-	}
+	g.record(table, c, v)
 	return v
 }
 
 // judge decides by what is known now. hope says that it may turn out better in a moment.
 func (g *Gate) judge(table *route.Table, c Call) (v access.Verdict, hope bool) {
-	name := c.Endpoint.Workload()
-	w := (*g.policies.Load())[name]
+	w := g.policyOf(c)
 	if w == nil && c.Endpoint.Protected() {
 		return access.Verdict{Reason: access.NoPolicy}, false
 	}
@@ -143,6 +146,9 @@ func (g *Gate) judge(table *route.Table, c Call) (v access.Verdict, hope bool) {
 	hope = !v.Allow && v.Reason == access.UnknownCaller && !certain && !c.Port.UDP() && g.config.Wait > 0
 	return v, hope
 }
+
+// policyOf is what protects the endpoint of a call; nil if nothing does, or nothing that is known.
+func (g *Gate) policyOf(c Call) *access.Workload { return (*g.policies.Load())[c.Endpoint.Workload()] }
 
 // callerOf says who calls. certain is false if nobody is known by an address that may be a new pod's.
 func (g *Gate) callerOf(table *route.Table, p Peer) (c access.Caller, certain bool) {
