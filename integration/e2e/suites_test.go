@@ -23,6 +23,7 @@ func suites() []suite {
 		{name: "mesh names", on: []string{nftables, iptables}, run: meshNames},
 		{name: "splits", on: []string{nftables, iptables}, run: splits},
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
+		{name: "flagger", on: []string{nftables}, run: flagger},
 		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
 		{name: "push", on: []string{nftables}, run: pushed},
 		{name: "mesh names dual-stack", on: []string{dualStack}, run: meshDualStack},
