@@ -24,6 +24,7 @@ func suites() []suite {
 		{name: "splits", on: []string{nftables, iptables}, run: splits},
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
 		{name: "versions", on: []string{iptables}, run: versions},
+		{name: "flagger", on: []string{nftables}, run: flagger},
 		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
 		{name: "access", on: []string{nftables}, run: accessControl},
 		{name: "way around", on: []string{iptables}, run: wayAround},

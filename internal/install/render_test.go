@@ -106,6 +106,24 @@ func TestObjectsAreStrictlyValid(t *testing.T) {
 	}
 }
 
+// The proxies' label namespace is that of the called service; the alerts and docs/flagger.md ask for it.
+func TestPodMonitorsKeepLabels(t *testing.T) {
+	n := 0
+	for _, o := range render(t, everything).Objects {
+		if o.GetKind() != "PodMonitor" {
+			continue
+		}
+		n++
+		endpoints, _, err := unstructured.NestedSlice(o.Object, "spec", "podMetricsEndpoints")
+		if err != nil || len(endpoints) != 1 || endpoints[0].(map[string]any)["honorLabels"] != true {
+			t.Errorf("%s: %v, %v: want one endpoint whose labels are kept", o.GetName(), endpoints, err)
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d PodMonitors, want 2", n)
+	}
+}
+
 func TestEveryObjectCanBeAdoptedByHelm(t *testing.T) {
 	seen := map[string]bool{}
 	for _, o := range render(t, everything).Objects {

@@ -96,9 +96,11 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	if s.bye.Load() {
 		w.Header().Set("Connection", "close")
 	}
-	if status, err := strconv.Atoi(q.Get("status")); err == nil {
-		w.WriteHeader(status)
+	status, err := strconv.Atoi(q.Get("status"))
+	if err != nil {
+		status = s.status
 	}
+	w.WriteHeader(status)
 	if size, err := strconv.Atoi(q.Get("size")); err == nil {
 		_, _ = io.CopyN(w, zeros{}, int64(size)) // the client is gone if it fails
 		return
