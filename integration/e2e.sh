@@ -18,5 +18,5 @@ if [ -z "${KUBECONFIG:-}" ] || [ -z "${TULLE_E2E_LOAD_IMAGE:-}" ]; then
 	unshare --mount --net --pid --uts --ipc --fork true 2>/dev/null || skip "the embedded cluster needs a root who may make namespaces"
 	command -v apt-get >/dev/null || skip "the embedded cluster takes its parts from Debian's packages"
 fi
-[ $# -gt 0 ] || set -- -v
-TULLE_E2E=1 go test -count=1 -p 1 -timeout 60m "$@" ./integration/cluster/... ./integration/e2e/... ./integration/readme/...
+TULLE_E2E=1 go test -json -count=1 -p 1 -timeout 60m "$@" ./integration/cluster/... ./integration/e2e/... ./integration/readme/... |
+	go run ./integration/cmd/outline
