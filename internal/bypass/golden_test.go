@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -21,46 +18,23 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/internal/bypass"
+	"github.com/tulle-mesh/tulle/internal/golden"
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
-var update = flag.Bool("update", false, "rewrite the expected parts of testdata")
-
 // TestGolden builds every fixture, and again from its objects in other orders.
 func TestGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no fixtures: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			archive, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
+	golden.Each(t, "testdata/*.txtar", []string{"config.yaml", "in.yaml"}, func(t *testing.T, in *txtar.Archive) []txtar.File {
+		f := readFixture(t, in)
+		states, policies := f.run(t)
+		for seed := range uint64(5) {
+			f.shuffle(rand.New(rand.NewPCG(seed, 1)))
+			if s, p := f.run(t); s+p != states+policies {
+				t.Fatalf("another order of the objects changes the result:\n%s", diff.Diff(states+policies, s+p))
 			}
-			f := readFixture(t, archive)
-			states, policies := f.run(t)
-			if *update {
-				archive.Files = append(archive.Files[:2], txtar.File{Name: "states", Data: []byte(states)}, txtar.File{Name: "policies.yaml", Data: []byte(policies)})
-				if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if d := diff.Diff(section(archive, "states"), states); d != "" {
-				t.Errorf("states (-want +got):\n%s", d)
-			}
-			if d := diff.Diff(section(archive, "policies.yaml"), policies); d != "" {
-				t.Errorf("policies (-want +got):\n%s", d)
-			}
-			for seed := range uint64(5) {
-				f.shuffle(rand.New(rand.NewPCG(seed, 1)))
-				if s, p := f.run(t); s+p != states+policies {
-					t.Fatalf("another order of the objects changes the result:\n%s", diff.Diff(states+policies, s+p))
-				}
-			}
-		})
-	}
+		}
+		return []txtar.File{{Name: "states", Data: []byte(states)}, {Name: "policies.yaml", Data: []byte(policies)}}
+	})
 }
 
 // fixture is one run: config.yaml and in.yaml. What is exposed is "namespace/pod port", with /udp; an enforced engine and a
@@ -79,25 +53,16 @@ type fixture struct {
 	input bypass.Input
 }
 
-func section(a *txtar.Archive, name string) string {
-	for _, f := range a.Files {
-		if f.Name == name {
-			return string(f.Data)
-		}
-	}
-	return ""
-}
-
 func readFixture(t *testing.T, a *txtar.Archive) *fixture {
 	t.Helper()
 	if !strings.HasPrefix(string(a.Comment), "# ") {
 		t.Fatal("the head comment does not say what the fixture shows")
 	}
 	f := &fixture{}
-	if err := yaml.UnmarshalStrict([]byte(section(a, "config.yaml")), &f.settings); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(golden.Section(a, "config.yaml")), &f.settings); err != nil {
 		t.Fatalf("config.yaml: %v", err)
 	}
-	for doc := range strings.SplitSeq(section(a, "in.yaml"), "---\n") {
+	for doc := range strings.SplitSeq(golden.Section(a, "in.yaml"), "---\n") {
 		raw, err := yaml.YAMLToJSON([]byte(doc))
 		if err != nil {
 			t.Fatalf("in.yaml: %v\n%s", err, doc)

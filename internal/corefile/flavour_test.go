@@ -2,12 +2,9 @@ package corefile
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,9 +13,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/tulle-mesh/tulle/internal/golden"
+)
 
 // fixture is a cluster as it stands in cluster.yaml of a golden file.
 type fixture struct {
@@ -27,33 +24,15 @@ type fixture struct {
 }
 
 func TestFlavours(t *testing.T) {
-	files, err := filepath.Glob("testdata/flavours/*.txtar")
-	if err != nil || len(files) < 8 {
-		t.Fatalf("found %d golden files (%v)", len(files), err)
-	}
-	for _, name := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
-			a, err := txtar.ParseFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			docs := bytes.Split(a.Files[0].Data, []byte("---\n"))
-			got := report(t, decode(t, docs))
-			rand.Shuffle(len(docs), func(i, j int) { docs[i], docs[j] = docs[j], docs[i] })
-			if again := report(t, decode(t, docs)); cmp.Diff(got, again) != "" {
-				t.Errorf("another order of objects gave another result:\n%s", cmp.Diff(got, again))
-			}
-			if *update {
-				a.Files = append(a.Files[:1], got...)
-				if err := os.WriteFile(name, txtar.Format(a), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if diff := cmp.Diff(a.Files[1:], got); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-		})
-	}
+	golden.Each(t, "testdata/flavours/*.txtar", []string{"cluster.yaml"}, func(t *testing.T, in *txtar.Archive) []txtar.File {
+		docs := bytes.Split(in.Files[0].Data, []byte("---\n"))
+		got := report(t, decode(t, docs))
+		rand.Shuffle(len(docs), func(i, j int) { docs[i], docs[j] = docs[j], docs[i] })
+		if diff := cmp.Diff(got, report(t, decode(t, docs))); diff != "" {
+			t.Errorf("another order of objects gave another result:\n%s", diff)
+		}
+		return got
+	})
 }
 
 func decode(t *testing.T, docs [][]byte) fixture {

@@ -61,6 +61,7 @@ var allowed = map[string][]string{
 	"internal/files":          {"internal/controller", "internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
 	"internal/bugreport":      {"internal/check", "internal/install", "internal/version"},
 	"internal/fakeapi":        {},
+	"internal/golden":         {},
 	"internal/check":          {"internal/corefile", "internal/firsthop", "internal/install", "internal/kube", "internal/observed", "internal/problem", "internal/smi", "internal/status", "internal/version"},
 	"internal/standalone":     {"api/config/v1", "internal/dns", "internal/files", "internal/observed", "internal/problem", "internal/proxy", "internal/proxyconfig", "internal/shadow", "internal/topology"},
 	"internal/install":        {"internal/corefile", "internal/kube", "internal/observed", "internal/smi", "internal/status", "internal/version", "manifests"},

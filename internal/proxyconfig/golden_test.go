@@ -3,12 +3,9 @@ package proxyconfig_test
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/golden"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
 	"github.com/tulle-mesh/tulle/internal/shadow"
@@ -29,48 +27,20 @@ import (
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
-var update = flag.Bool("update", false, "rewrite the expected parts of testdata")
-
 // TestGolden runs Kubernetes YAML through decoding, topology and config. Every fixture is built again from its objects
 // in other orders and must come out the same.
 func TestGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no fixtures: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			archive, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
+	golden.Each(t, "testdata/*.txtar", []string{"config.yaml", "in.yaml", "calls"}, func(t *testing.T, in *txtar.Archive) []txtar.File {
+		f := readFixture(t, in)
+		out := f.run(t)
+		for seed := range uint64(5) {
+			f.shuffle(rand.New(rand.NewPCG(seed, 1)))
+			if diff := cmp.Diff(out, f.run(t)); diff != "" {
+				t.Fatalf("another order of the objects changes the result (-first +shuffled):\n%s", diff)
 			}
-			f := readFixture(t, archive)
-			problems, judged, out := f.run(t)
-			if *update {
-				writeFixture(t, file, archive, problems, judged, out)
-				return
-			}
-			if len(f.calls) > 0 && section(archive, "verdicts") == "" {
-				t.Error("the fixture has calls and no verdicts")
-			}
-			if diff := cmp.Diff(section(archive, "verdicts"), judged); diff != "" {
-				t.Errorf("verdicts (-want +got):\n%s", diff)
-			}
-			if diff := cmp.Diff(section(archive, "problems"), problems); diff != "" {
-				t.Errorf("problems (-want +got):\n%s", diff)
-			}
-			if diff := cmp.Diff(section(archive, "out.yaml"), out); diff != "" {
-				t.Errorf("config (-want +got):\n%s", diff)
-			}
-			for seed := range uint64(5) {
-				f.shuffle(rand.New(rand.NewPCG(seed, 1)))
-				p, j, o := f.run(t)
-				if diff := cmp.Diff(problems+judged+out, p+j+o); diff != "" {
-					t.Fatalf("another order of the objects changes the result (-first +shuffled):\n%s", diff)
-				}
-			}
-		})
-	}
+		}
+		return out
+	})
 }
 
 // fixture is the input of one run.
@@ -105,11 +75,11 @@ func readFixture(t *testing.T, a *txtar.Archive) *fixture {
 	if !strings.HasPrefix(string(a.Comment), "# ") {
 		t.Fatal("the head comment does not name a rule")
 	}
-	f := &fixture{calls: section(a, "calls")}
-	if err := yaml.UnmarshalStrict([]byte(section(a, "config.yaml")), &f.settings); err != nil {
+	f := &fixture{calls: golden.Section(a, "calls")}
+	if err := yaml.UnmarshalStrict([]byte(golden.Section(a, "config.yaml")), &f.settings); err != nil {
 		t.Fatalf("config.yaml: %v", err)
 	}
-	for doc := range strings.SplitSeq(section(a, "in.yaml"), "---\n") {
+	for doc := range strings.SplitSeq(golden.Section(a, "in.yaml"), "---\n") {
 		var content map[string]any
 		if err := yaml.Unmarshal([]byte(doc), &content); err != nil {
 			t.Fatalf("in.yaml: %v\n%s", err, doc)
@@ -127,34 +97,14 @@ func readFixture(t *testing.T, a *txtar.Archive) *fixture {
 	return f
 }
 
-func section(a *txtar.Archive, name string) string {
-	for _, f := range a.Files {
-		if f.Name == name {
-			return string(f.Data)
-		}
-	}
-	return ""
-}
-
-func writeFixture(t *testing.T, file string, a *txtar.Archive, problems, judged, out string) {
-	t.Helper()
-	a.Files = slices.DeleteFunc(a.Files, func(f txtar.File) bool { return f.Name == "problems" || f.Name == "out.yaml" || f.Name == "verdicts" })
-	if judged != "" {
-		a.Files = append(a.Files, txtar.File{Name: "verdicts", Data: []byte(judged)})
-	}
-	a.Files = append(a.Files, txtar.File{Name: "problems", Data: []byte(problems)}, txtar.File{Name: "out.yaml", Data: []byte(out)})
-	if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func (f *fixture) shuffle(r *rand.Rand) {
 	r.Shuffle(len(f.core), func(i, j int) { f.core[i], f.core[j] = f.core[j], f.core[i] })
 	r.Shuffle(len(f.smi), func(i, j int) { f.smi[i], f.smi[j] = f.smi[j], f.smi[i] })
 }
 
-// run builds everything and writes it down: one line for each Problem, one YAML document for each resource.
-func (f *fixture) run(t *testing.T) (problems, judged, out string) {
+// run builds everything and writes it down: what is decided on the calls, one line for each Problem, one YAML document
+// for each resource.
+func (f *fixture) run(t *testing.T) []txtar.File {
 	t.Helper()
 	s := f.settings
 	config := topology.Config{
@@ -179,7 +129,11 @@ func (f *fixture) run(t *testing.T) (problems, judged, out string) {
 	for _, p := range s.Proxies {
 		common = append(common, own[p.Pod]...)
 	}
-	return problemLines(found), verdicts(t, f.calls, common), resourceDocs(t, common, s.Show)
+	out := []txtar.File{{Name: "problems", Data: []byte(problemLines(found))}, {Name: "out.yaml", Data: []byte(resourceDocs(t, common, s.Show))}}
+	if f.calls == "" {
+		return out
+	}
+	return append([]txtar.File{{Name: "verdicts", Data: []byte(verdicts(t, f.calls, common))}}, out...)
 }
 
 func problemLines(found []problem.Problem) string {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/internal/golden"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/smi"
 )
@@ -61,46 +61,31 @@ func convert(t *testing.T, o map[string]any, apiVersion string) map[string]any {
 // TestConvertGolden writes each object of a fixture down in every version of its kind. Each comes back the same from
 // each, and means the same in each.
 func TestConvertGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/convert/*.txtar")
-	if err != nil || len(files) != len(convertible) {
+	if files, err := filepath.Glob("testdata/convert/*.txtar"); err != nil || len(files) != len(convertible) {
 		t.Fatalf("%d fixtures: %v", len(files), err)
 	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			a, err := txtar.ParseFile(file)
-			if err != nil || len(a.Files) == 0 || a.Files[0].Name != "in.yaml" {
-				t.Fatalf("not a fixture that begins with in.yaml: %v", err)
-			}
-			got := map[int]string{}
-			for _, o := range documents(t, string(a.Files[0].Data)) {
-				o = normal(t, o)
-				group, newest := newestOf(t, o)
-				for n := 1; n <= newest; n++ {
-					out := convert(t, o, version(group, n))
-					got[n] += "---\n" + encode(t, out)
-					if diff := cmp.Diff(o, convert(t, out, o["apiVersion"].(string))); diff != "" {
-						t.Errorf("from %s to v1alpha%d and back (-before +after):\n%s", o["apiVersion"], n, diff)
-					}
-					if diff := cmp.Diff(meaning(t, o), meaning(t, out)); diff != "" {
-						t.Errorf("v1alpha%d means something else than %s (-before +after):\n%s", n, o["apiVersion"], diff)
-					}
+	golden.Each(t, "testdata/convert/*.txtar", []string{"in.yaml"}, func(t *testing.T, in *txtar.Archive) []txtar.File {
+		got := map[int]string{}
+		for _, o := range documents(t, golden.Section(in, "in.yaml")) {
+			o = normal(t, o)
+			group, newest := newestOf(t, o)
+			for n := 1; n <= newest; n++ {
+				out := convert(t, o, version(group, n))
+				got[n] += "---\n" + encode(t, out)
+				if diff := cmp.Diff(o, convert(t, out, o["apiVersion"].(string))); diff != "" {
+					t.Errorf("from %s to v1alpha%d and back (-before +after):\n%s", o["apiVersion"], n, diff)
+				}
+				if diff := cmp.Diff(meaning(t, o), meaning(t, out)); diff != "" {
+					t.Errorf("v1alpha%d means something else than %s (-before +after):\n%s", n, o["apiVersion"], diff)
 				}
 			}
-			var out []txtar.File
-			for n := 1; n <= len(got); n++ {
-				out = append(out, txtar.File{Name: fmt.Sprintf("v1alpha%d.yaml", n), Data: []byte(got[n])})
-			}
-			if *update {
-				a.Files = append(a.Files[:1], out...)
-				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if diff := cmp.Diff(text(a.Files[1:]), text(out)); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
+		}
+		var out []txtar.File
+		for n := 1; n <= len(got); n++ {
+			out = append(out, txtar.File{Name: fmt.Sprintf("v1alpha%d.yaml", n), Data: []byte(got[n])})
+		}
+		return out
+	})
 }
 
 func encode(t *testing.T, o any) string {

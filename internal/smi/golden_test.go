@@ -1,10 +1,7 @@
 package smi_test
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,43 +10,22 @@ import (
 	"golang.org/x/tools/txtar"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/internal/golden"
 	"github.com/tulle-mesh/tulle/internal/smi"
 )
 
-var update = flag.Bool("update", false, "rewrite the expected parts of testdata")
-
 // TestGolden decodes each fixture's objects, also in the reverse order.
 func TestGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no fixtures: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			a, err := txtar.ParseFile(file)
-			if err != nil || len(a.Files) == 0 || a.Files[0].Name != "in.yaml" {
-				t.Fatalf("not a fixture that begins with in.yaml: %v", err)
-			}
-			contents := documents(t, string(a.Files[0].Data))
-			got := decodeAll(t, contents)
-			if *update {
-				a.Files = append(a.Files[:1], got...)
-				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if diff := cmp.Diff(text(a.Files[1:]), text(got)); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-			slices.Reverse(contents)
-			if diff := cmp.Diff(text(got), text(decodeAll(t, contents))); diff != "" {
-				t.Errorf("another order of the objects changes the result (-first +reversed):\n%s", diff)
-			}
-		})
-	}
+	golden.Each(t, "testdata/*.txtar", []string{"in.yaml"}, func(t *testing.T, in *txtar.Archive) []txtar.File {
+		contents := documents(t, golden.Section(in, "in.yaml"))
+		got := decodeAll(t, contents)
+		slices.Reverse(contents)
+		if diff := cmp.Diff(got, decodeAll(t, contents)); diff != "" {
+			t.Errorf("another order of the objects changes the result (-first +reversed):\n%s", diff)
+		}
+		return got
+	})
 }
-
-func text(files []txtar.File) string { return string(txtar.Format(&txtar.Archive{Files: files})) }
 
 func documents(t *testing.T, text string) []map[string]any {
 	t.Helper()

@@ -1,7 +1,6 @@
 package traefik_test
 
 import (
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -16,13 +15,12 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/internal/files"
+	"github.com/tulle-mesh/tulle/internal/golden"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/shadow"
 	"github.com/tulle-mesh/tulle/internal/topology"
 	"github.com/tulle-mesh/tulle/internal/traefik"
 )
-
-var update = flag.Bool("update", false, "rewrite the expected parts of testdata")
 
 // TestGolden renders the topology of every fixture of package proxyconfig, and those of our own. Every fixture is
 // rendered again from its objects in other orders and must come out the same, byte for byte.
@@ -37,9 +35,9 @@ func TestGolden(t *testing.T) {
 	}
 	known := map[string]bool{}
 	for _, file := range slices.Concat(theirs, ours) {
-		golden := filepath.Join("testdata", filepath.Base(file))
-		known[golden] = true
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { checkGolden(t, file, golden) })
+		path := filepath.Join("testdata", filepath.Base(file))
+		known[path] = true
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { checkGolden(t, file, path) })
 	}
 	left, err := filepath.Glob("testdata/*.txtar")
 	if err != nil {
@@ -52,28 +50,16 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func checkGolden(t *testing.T, file, golden string) {
+func checkGolden(t *testing.T, file, path string) {
 	f := readFixture(t, file)
 	out := f.render(t)
-	if *update {
-		if err := os.WriteFile(golden, txtar.Format(&out), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := txtar.ParseFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(txtar.Format(want)), string(txtar.Format(&out))); diff != "" {
-		t.Errorf("rendered (-want +got):\n%s", diff)
-	}
 	for seed := range uint64(5) {
 		rand.New(rand.NewPCG(seed, 1)).Shuffle(len(f.docs), func(i, j int) { f.docs[i], f.docs[j] = f.docs[j], f.docs[i] })
-		if diff := cmp.Diff(string(txtar.Format(&out)), string(txtar.Format(new(f.render(t))))); diff != "" {
+		if diff := cmp.Diff(out, f.render(t)); diff != "" {
 			t.Fatalf("another order of the objects changes the result (-first +shuffled):\n%s", diff)
 		}
 	}
+	golden.Check(t, path, &out)
 }
 
 // fixture is the input of one rendering.
