@@ -202,6 +202,7 @@ func (p *Proxy) accept(o *listener) {
 
 // take serves a connection, if its client may have another one.
 func (p *Proxy) take(conn *net.TCPConn, b *route.Binding) {
+	p.taken.Add(1)
 	account := p.accountOf(conn)
 	admitted, isHTTP := account.Connect(time.Now()), b.Service == "" || p.speaksHTTP(b)
 	switch {

@@ -72,6 +72,7 @@ type Proxy struct {
 	draining  bool        // guarded by mu
 	leaving   atomic.Bool // as draining, for the DNS view
 	accepting sync.WaitGroup
+	taken     atomic.Int64 // connections that were accepted
 }
 
 // state is all config that is in use. It is immutable.
@@ -205,6 +206,11 @@ func (p *Proxy) WaitOutOfSlices(ctx context.Context) error {
 			return ctx.Err() //nolint:wrapcheck // says all
 		}
 	}
+}
+
+// WaitQuiet returns when no connection was accepted for a while, or with ctx's error.
+func (p *Proxy) WaitQuiet(ctx context.Context, while time.Duration) error {
+	return drain.Quiet(ctx, p.taken.Load, while) //nolint:wrapcheck // ctx's
 }
 
 // ErrCut is returned by Drain when connections had to be ended for want of time.
