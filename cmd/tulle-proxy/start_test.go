@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
 // TestStartsFastWithManyServices measures a worker's way from its stored config to the first answer, with 1,000
-// services: under half a second on a machine that has time, in one try of three.
+// services: under half a second in one try of three. Where the machine has no time for it, as while other tests run, its
+// own CPU must be under half of that, and it must not wait long for anything else.
 func TestStartsFastWithManyServices(t *testing.T) {
 	const n = 1000
 	c := startController(t)
@@ -28,7 +31,7 @@ func TestStartsFastWithManyServices(t *testing.T) {
 	waitStored(t, dir)
 	c.stop()
 	last := all[n-1].target
-	best := time.Hour
+	best, cpu := time.Hour, time.Hour
 	for range 3 {
 		pid := p.signalWorker(syscall.SIGKILL)
 		start := time.Now()
@@ -37,15 +40,37 @@ func TestStartsFastWithManyServices(t *testing.T) {
 			t.Fatal(code, err)
 		}
 		best = min(best, time.Since(start))
-		if p.status().PID == pid {
+		next := p.status().PID
+		if next == pid {
 			t.Fatal("the worker was not replaced")
 		}
+		cpu = min(cpu, usedCPU(t, next))
 	}
-	t.Logf("%v from the end of a worker to the answer of the next; resident: holder %s, worker %s",
-		best, resident(p.cmd.Process.Pid), resident(p.status().PID))
-	if best > 500*time.Millisecond {
-		t.Errorf("it took %v", best)
+	t.Logf("%v from the end of a worker to the answer of the next, of which it worked for %v; resident: holder %s, worker %s",
+		best, cpu, resident(p.cmd.Process.Pid), resident(p.status().PID))
+	if best > 5*time.Second || best > 500*time.Millisecond && cpu > 250*time.Millisecond {
+		t.Errorf("it took %v and %v of CPU", best, cpu)
 	}
+}
+
+// usedCPU is the CPU time of a process.
+func usedCPU(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	const userTime, systemTime, tick = 11, 12, 10 * time.Millisecond // proc_pid_stat(5), without its first two fields
+	fields, ticks := strings.Fields(rest), 0
+	for _, i := range []int{userTime, systemTime} {
+		n, err := strconv.Atoi(fields[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * tick
 }
 
 func resident(pid int) string {
