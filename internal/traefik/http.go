@@ -13,9 +13,10 @@ import (
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
-func newHTTP() *dynamic.HTTPConfiguration {
+// newHTTP returns a configuration that has room for the routers of so many services.
+func newHTTP(services int) *dynamic.HTTPConfiguration {
 	return &dynamic.HTTPConfiguration{
-		Routers: map[string]*dynamic.Router{}, Services: map[string]*dynamic.Service{},
+		Routers: make(map[string]*dynamic.Router, services), Services: make(map[string]*dynamic.Service, services),
 		Middlewares: map[string]*dynamic.Middleware{}, ServersTransports: map[string]*dynamic.ServersTransport{},
 	}
 }

@@ -31,7 +31,10 @@ const ReadyPath = "/tulle-ready"
 // Render returns the configuration of all units that have a port that they can be reached by: its own, or the shared
 // one. What can't be rendered as it is meant is a Problem, and is closed or left out; never opened.
 func Render(c Config, t topology.Topology, a shadow.Assigned) (*dynamic.Configuration, []problem.Problem) {
-	r := &renderer{guards: newGuards(t), http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: unitsOf(t), hosts: newHosts(c.Zones), matches: map[string]rendered{}, open: map[passage][]string{}}
+	r := &renderer{
+		guards: newGuards(t), http: newHTTP(len(t.Services)), tcp: newTCP(), udp: newUDP(), units: unitsOf(t),
+		hosts: newHosts(c.Zones), matches: map[string]rendered{}, open: map[passage][]string{},
+	}
 	for i := range t.Services {
 		s := &t.Services[i]
 		if s.Backend {
