@@ -26,7 +26,7 @@ func TestAddressChurn(t *testing.T) {
 	}
 	for _, mode := range []string{"nftables", "iptables"} {
 		t.Run(mode, func(t *testing.T) {
-			e := start(t, place{mode, cluster.Options{Profile: cluster.Honest, ProxyMode: mode}})
+			e := start(t, place{name: mode, options: cluster.Options{Profile: cluster.Honest, ProxyMode: mode}})
 			c := &churn{env: e, namespace: e.namespace(t, "e2e-churn")}
 			c.deploy(t)
 			t.Run("create", c.create)

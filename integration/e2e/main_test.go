@@ -12,8 +12,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestE2E runs every suite on every cluster that it asks for, one cluster at a time. A part is chosen as usual:
-// go test -run 'TestE2E/honest/smoke'.
+// TestE2E runs every suite on every cluster that it asks for, and the clusters one after the other, but for those that
+// mostly wait. A part is chosen as usual: go test -run 'TestE2E/honest/smoke'.
 func TestE2E(t *testing.T) {
 	if os.Getenv(gateEnv) == "" {
 		t.Skipf("e2e is skipped: set %s=1 to run it (on the embedded cluster, as root on Linux, or on the one of KUBECONFIG)", gateEnv)
@@ -21,6 +21,9 @@ func TestE2E(t *testing.T) {
 	built := &builds{t: t, releases: map[string]release{}}
 	for _, p := range places() {
 		t.Run(p.name, func(t *testing.T) {
+			if p.waits {
+				t.Parallel()
+			}
 			e := start(t, p)
 			e.t, e.builds = t, built
 			for _, s := range suites() {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tulle-mesh/tulle/integration/images"
@@ -26,12 +27,15 @@ type release struct {
 // builds keeps what was built for all places.
 type builds struct {
 	t        *testing.T // that of all places
+	mu       sync.Mutex // held while something is built: it takes all CPUs anyway
 	releases map[string]release
 }
 
 // build makes tulle from a source tree: this one, or another commit's to upgrade from.
 func (e *env) build(t *testing.T, root string) release {
 	t.Helper()
+	e.builds.mu.Lock()
+	defer e.builds.mu.Unlock()
 	if r, ok := e.builds.releases[root]; ok {
 		return r
 	}
