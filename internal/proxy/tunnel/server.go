@@ -1,0 +1,353 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
+)
+
+// Reason says why a destination was refused.
+type Reason string
+
+// The reasons. A destination's own, such as a failed connect, come beside them.
+const (
+	// UnknownPeer is for who calls from where no proxy of the node is that his SVID names.
+	UnknownPeer Reason = "unknown-peer"
+	// Stale is for a link whose certificates ended since, or whose root isn't trusted any more: a new link may do.
+	Stale Reason = "stale"
+	// Draining is for a proxy that is about to end: another one of its node may do.
+	Draining Reason = "draining"
+	// NotHere is for what isn't a pod of this node.
+	NotHere Reason = "not-here"
+	// NotExposed is for a port of a pod of this node that no Service exposes, or not in the way that was said.
+	NotExposed Reason = "not-exposed"
+	// ConnectFailed is for a pod that doesn't take the connection.
+	ConnectFailed Reason = "connect-failed"
+)
+
+// Stream is a connection that a caller asks for. The handler calls Accept or Refuse, once.
+type Stream struct {
+	*Conn
+	// Caller is whose SVID was shown; zero if it was the proxies' own: a caller without identity.
+	Caller identity.ID
+	// Node is the caller's.
+	Node string
+
+	answered bool
+	refused  Reason
+}
+
+// Accept says that the destination takes the connection.
+func (s *Stream) Accept() error { return s.answer(kindAccepted, nil) }
+
+// Refuse says that it doesn't, and why.
+func (s *Stream) Refuse(r Reason) error {
+	s.refused = r
+	return s.answer(kindRefused, []byte(r))
+}
+
+func (s *Stream) answer(k kind, content []byte) error {
+	s.answered = true
+	return s.link.write(k, content)
+}
+
+// ServerConfig is what a Server needs. Source, Self, Node, Peer, Check and Handler are required.
+type ServerConfig struct {
+	Source identity.Source
+	Self   identity.ID // the proxies' own
+	// Peer says which node a proxy at the address is of; ok is false if there is no proxy at the address. A link is only
+	// used while that agrees with its SVID, so that an SVID is of no use anywhere else.
+	Peer func(netip.Addr) (node string, ok bool)
+	// AnyNode takes SVIDs that say nothing of a node, as SPIRE's: the address alone says it then.
+	AnyNode bool
+	// Check says why a destination isn't one of this node's; "" if it is.
+	Check func(Destination) Reason
+	// Handler serves a connection to its end. Each call has a goroutine of its own.
+	Handler func(*Stream)
+	Log     *slog.Logger
+
+	HandshakeTimeout time.Duration // default 5 s
+	IdleTimeout      time.Duration // of a link that isn't used; more than a Client's. Default 3 min
+	MaxHandshakes    int           // under way at once; default 256
+}
+
+// Server takes tunnels.
+type Server struct {
+	config     ServerConfig
+	handshakes chan struct{}
+
+	mu       sync.Mutex
+	links    map[net.Conn]bool // true while in use
+	draining bool
+	conns    sync.WaitGroup
+
+	stats serverStats
+}
+
+// NewServer returns a Server.
+func NewServer(c ServerConfig) *Server {
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	c.HandshakeTimeout, c.IdleTimeout = cmp.Or(c.HandshakeTimeout, 5*time.Second), cmp.Or(c.IdleTimeout, 3*time.Minute)
+	c.MaxHandshakes = cmp.Or(c.MaxHandshakes, 256)
+	return &Server{
+		config: c, handshakes: make(chan struct{}, c.MaxHandshakes), links: map[net.Conn]bool{},
+		stats: serverStats{failed: map[string]uint64{}, refused: map[Reason]uint64{}},
+	}
+}
+
+// Serve takes tunnels from l until it is closed. Those that were taken go on; see Drain and Cut.
+func (s *Server) Serve(l net.Listener) error {
+	const least, most = 5 * time.Millisecond, time.Second
+	for wait := least; ; {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			s.config.Log.Warn("accept failed", "address", l.Addr().String(), "err", err)
+			time.Sleep(wait)
+			wait = min(2*wait, most)
+			continue
+		}
+		wait = least
+		if !s.add(c) {
+			c.Close()
+			continue
+		}
+		go s.serve(c)
+	}
+}
+
+func (s *Server) add(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.links[c] = true // until it waits for its first use
+	s.conns.Add(1)
+	return true
+}
+
+// serve carries one link to its end.
+func (s *Server) serve(raw net.Conn) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.config.Log.Error("panic in a tunnel", "panic", p, "stack", string(debug.Stack()))
+		}
+		raw.Close()
+		s.mu.Lock()
+		delete(s.links, raw)
+		s.mu.Unlock()
+		s.conns.Done()
+	}()
+	keepAlive(raw)
+	l, certs, err := s.handshake(raw)
+	if err != nil {
+		s.stats.fail(err)
+		s.config.Log.Debug("tunnel refused", "from", raw.RemoteAddr().String(), "err", err)
+		return
+	}
+	s.stats.links.Add(1)
+	defer s.stats.links.Add(-1)
+	defer l.close()
+	for s.next(raw, l, certs) {
+	}
+}
+
+// handshake returns the link and what the peer showed.
+func (s *Server) handshake(raw net.Conn) (*link, *shown, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.config.HandshakeTimeout)
+	defer cancel()
+	select {
+	case s.handshakes <- struct{}{}:
+		defer func() { <-s.handshakes }()
+	case <-ctx.Done():
+		return nil, nil, errors.New("too many handshakes")
+	}
+	svid, err := s.config.Source.SVID(ctx, s.config.Self)
+	if err != nil {
+		return nil, nil, err
+	}
+	var p *shown
+	conn := tls.Server(raw, &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{protocol}, SessionTicketsDisabled: true,
+		Certificates: []tls.Certificate{*svid.Certificate}, ClientAuth: tls.RequireAnyClientCert,
+		VerifyConnection: func(cs tls.ConnectionState) (err error) {
+			if cs.NegotiatedProtocol != protocol {
+				return errors.New("no tunnel was asked for")
+			}
+			p, err = s.look(cs)
+			return err
+		},
+	})
+	s.stats.handshakes.Add(1)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, nil, err
+	}
+	expires := svid.NotAfter
+	if p.peer.NotAfter.Before(expires) {
+		expires = p.peer.NotAfter
+	}
+	return newLink(conn, expires), p, nil
+}
+
+// shown is who a peer proved to be, and by which bundle.
+type shown struct {
+	state tls.ConnectionState
+	peer  identity.Peer
+	by    string
+}
+
+func (s *Server) look(cs tls.ConnectionState) (*shown, error) {
+	b := s.config.Source.Bundle()
+	if b == nil {
+		return nil, errNoBundle
+	}
+	peer, err := identity.Verify(cs.PeerCertificates, b, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &shown{cs, peer, b.Sum()}, nil
+}
+
+// next serves the next connection on the link. It returns false if there is to be no further one.
+func (s *Server) next(raw net.Conn, l *link, p *shown) bool {
+	if !s.use(raw, false) || l.tls.SetReadDeadline(time.Now().Add(s.config.IdleTimeout)) != nil {
+		return false
+	}
+	k, content, err := l.message()
+	if err != nil || k != kindOpen {
+		return false
+	}
+	if !s.use(raw, true) {
+		return s.refuse(l, Draining)
+	}
+	d, err := decode(content)
+	if err != nil || l.tls.SetReadDeadline(time.Time{}) != nil {
+		return false
+	}
+	node, reason := s.judge(raw, p)
+	if reason == "" {
+		reason = s.config.Check(d)
+	}
+	if reason != "" {
+		return s.refuse(l, reason)
+	}
+	return s.handle(l, p, node, d)
+}
+
+// use marks the link as in use, or not. It returns false if the server drains.
+func (s *Server) use(raw net.Conn, is bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.links[raw] = is
+	return !s.draining
+}
+
+// judge looks again at who the peer is: hours may have passed since the handshake.
+func (s *Server) judge(raw net.Conn, p *shown) (node string, r Reason) {
+	now := time.Now()
+	if !now.Before(p.peer.NotAfter) {
+		return "", Stale
+	}
+	if b := s.config.Source.Bundle(); b == nil {
+		return "", Stale
+	} else if b.Sum() != p.by {
+		again, err := s.look(p.state)
+		if err != nil {
+			return "", Stale
+		}
+		*p = *again
+	}
+	from, err := netip.ParseAddrPort(raw.RemoteAddr().String())
+	if err != nil {
+		return "", UnknownPeer
+	}
+	node, ok := s.config.Peer(from.Addr().Unmap())
+	if !ok || node != p.peer.Node && (p.peer.Node != "" || !s.config.AnyNode) {
+		s.config.Log.Warn("tunnel refused: not the proxy of the node that the SVID names",
+			"from", raw.RemoteAddr().String(), "id", p.peer.ID.String(), "node", p.peer.Node, "proxy_of", node)
+		return "", UnknownPeer
+	}
+	return node, ""
+}
+
+func (s *Server) refuse(l *link, r Reason) bool {
+	s.stats.refuse(r)
+	return l.write(kindRefused, []byte(r)) == nil && r != Stale && r != Draining && r != UnknownPeer
+}
+
+// handle lets the handler serve a connection.
+func (s *Server) handle(l *link, p *shown, node string, d Destination) bool {
+	s.stats.streams.Add(1)
+	released := make(chan bool, 1)
+	st := &Stream{Conn: newConn(l, d, func(reusable bool) { released <- reusable }), Node: node}
+	if p.peer.ID != s.config.Self {
+		st.Caller = p.peer.ID
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			st.Reset()
+			panic(p)
+		}
+	}()
+	s.config.Handler(st)
+	if !st.answered && st.Refuse(ConnectFailed) != nil {
+		return false
+	}
+	if st.refused != "" {
+		s.stats.refuse(st.refused)
+		st.abandon() // no connection came of it
+		return true
+	}
+	// Closing twice does nothing.
+	_ = st.Close()
+	return <-released
+}
+
+// Drain closes links that aren't used, refuses new connections on the others and waits until none is used, or cuts them
+// when ctx ends. The listener is the caller's to close.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	for c, used := range s.links {
+		if !used {
+			c.Close()
+		}
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		s.conns.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		s.Cut()
+		<-done
+		return fmt.Errorf("drain tunnels: %w", ctx.Err())
+	}
+}
+
+// Cut ends all links.
+func (s *Server) Cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	for c := range s.links {
+		c.Close()
+	}
+}
