@@ -67,7 +67,9 @@ var ErrNoIdentity = errors.New("the caller has no identity")
 // RefusedError is the destination's proxy's no.
 type RefusedError struct{ Reason Reason }
 
-func (e *RefusedError) Error() string { return "refused by the destination's proxy: " + string(e.Reason) }
+func (e *RefusedError) Error() string {
+	return "refused by the destination's proxy: " + string(e.Reason)
+}
 
 // NewClient returns a Client.
 func NewClient(c ClientConfig) *Client {

@@ -316,4 +316,3 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
-

@@ -372,7 +372,9 @@ func TestNothingNewOnAnExpiredLink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	end := func(c *x509.Certificate) { c.NotAfter = now.Add(1500 * time.Millisecond).Truncate(time.Second).Add(time.Second) }
+	end := func(c *x509.Certificate) {
+		c.NotAfter = now.Add(1500 * time.Millisecond).Truncate(time.Second).Add(time.Second)
+	}
 	short := root.sign(web, "node-a", end)
 	from := m.node("node-a", "127.0.0.2", options{client: func(c *tunnel.ClientConfig) { c.Source = fixed{short, bundle} }})
 	m.node("node-b", "127.0.0.3", options{server: func(c *tunnel.ServerConfig) { c.Source = fixed{root.sign(proxy, "node-b", nil), bundle} }})
