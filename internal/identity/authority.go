@@ -59,7 +59,7 @@ func NewAuthority(c AuthorityConfig) *Authority {
 func (a *Authority) Config() AuthorityConfig { return a.config }
 
 // Update tells the Authority which roots are trusted, and by which issuers it may sign, the preferred one first. Those
-// that are trusted still but not given any more may go on with the intermediate that they have.
+// that it was given before go on signing while their roots are trusted and no preferred one is ready.
 func (a *Authority) Update(record Record, issuers ...*Issuer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -69,7 +69,7 @@ func (a *Authority) Update(record Record, issuers ...*Issuer) {
 		next = append(next, a.signerOf(is))
 	}
 	for _, s := range a.signers {
-		if !slices.Contains(next, s) && s.intermediate != nil && a.trust(s.issuer) != nil {
+		if !slices.Contains(next, s) && a.trust(s.issuer) != nil {
 			next = append(next, s)
 		}
 	}

@@ -1,0 +1,53 @@
+package proxyconfig_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/proxyconfig"
+	"github.com/tulle-mesh/tulle/internal/shadow"
+)
+
+func TestTrustSaysWhereProxiesAre(t *testing.T) {
+	at := func(pod, node string, ready bool, addrs ...string) shadow.Proxy {
+		p := shadow.Proxy{Pod: pod, Node: node, Ready: ready}
+		for _, a := range addrs {
+			p.Addresses = append(p.Addresses, netip.MustParseAddr(a))
+		}
+		return p
+	}
+	out, err := proxyconfig.Trust(&configv1.TrustBundle{TrustDomain: "cluster.local", Roots: [][]byte{{1}}}, []shadow.Proxy{
+		at("p1", "n2", true, "10.0.2.1", "fd00::2:1"),
+		at("p2", "n1", true, "10.0.1.2"),
+		at("p3", "n1", false, "10.0.1.1"), // starts, or ends: may call, is not called
+		at("p4", "n3", false, "10.0.3.1"),
+		at("p5", "n4", true),            // has no address yet
+		at("p6", "", false, "10.0.9.9"), // is on no node
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][2][]string{}
+	bundles := 0
+	for _, r := range out {
+		switch m := r.Message.(type) {
+		case *configv1.NodeProxies:
+			got[r.Name] = [2][]string{m.GetReady(), m.GetAll()}
+		case *configv1.TrustBundle:
+			bundles++
+		}
+	}
+	if diff := cmp.Diff(map[string][2][]string{
+		"n1": {{"10.0.1.2"}, {"10.0.1.1", "10.0.1.2"}},
+		"n2": {{"10.0.2.1"}, {"10.0.2.1", "fd00::2:1"}},
+		"n3": {nil, {"10.0.3.1"}},
+	}, got); diff != "" || bundles != 1 {
+		t.Errorf("%d bundles, %s", bundles, diff)
+	}
+	if out, err := proxyconfig.Trust(nil, nil); err != nil || len(out) != 0 {
+		t.Error(out, err)
+	}
+}
