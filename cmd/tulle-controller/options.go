@@ -39,6 +39,8 @@ type options struct {
 	trustDomain                                string
 	identityLifetime                           time.Duration
 
+	identity identityOptions
+
 	addressesHTTP, firstHop string
 	settle, overlap         time.Duration
 	sliceSize               int
@@ -79,6 +81,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.accessReason, "access-client-reason", "code", "how much clients are told of why access was denied: none, code or full")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of SPIFFE IDs (default: the cluster's domain)")
 	f.DurationVar(&o.identityLifetime, "identity-lifetime", time.Hour, "how long proxies take a pod's address for the pod without hearing so again")
+	o.identity.addFlags(f)
 
 	f.StringVar(&o.addressesHTTP, "addresses-http", "dedicated", "mesh addresses of HTTP services: one for each (dedicated) or one for all (shared)")
 	f.StringVar(&o.firstHop, "first-hop", "prefer-same-node", "how calls get to a proxy: prefer-same-node (with fail-over), or local where the cluster's proxy does not know that")
@@ -141,6 +144,9 @@ func (o *options) complete() (*command, error) {
 	}
 	if o.sliceSize < 1 || o.sliceSize > 1000 {
 		return nil, fmt.Errorf("--slice-size %d: want 1 to 1000", o.sliceSize)
+	}
+	if c.authority, err = o.identity.authority(c.names.TrustDomain, o.podName); err != nil {
+		return nil, err
 	}
 	c.dns, err = o.dns()
 	return c, err

@@ -49,6 +49,9 @@ type command struct {
 	metrics *prometheus.Registry
 	serving atomic.Pointer[identity.Serving] // set before the server serves
 	ca      *identity.CA                     // owned by push's goroutines, one after the other
+
+	authority *identity.Authority // nil if others certify identities, or nobody
+	trust     *kube.Trust         // nil if authority is
 }
 
 // run is the whole process.
@@ -75,6 +78,7 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 	g.Go(func() error { return c.source.Run(ctx) })
 	g.Go(func() error { return c.loop.Run(ctx) })
 	g.Go(func() error { return c.push(ctx, listeners.push) })
+	g.Go(func() error { return c.keepTrust(ctx) })
 	g.Go(func() error { return c.elector().Run(ctx, c.lead) })
 	g.Go(func() error { return serve(ctx, listeners.health, healthHandler(c.ready)) })
 	g.Go(func() error { return serve(ctx, listeners.metrics, metricsHandler(c.metrics)) })
@@ -90,14 +94,19 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 // wire makes the parts.
 func (c *command) wire() {
 	c.source = kube.NewSource(kube.SourceConfig{Client: c.clients.Read, Dynamic: c.clients.Dynamic, Namespace: c.podNamespace, Pod: c.podName, Log: c.log})
-	c.server = push.NewServer(push.ServerConfig{
+	server := push.ServerConfig{
 		Certificate:   c.certificate,
 		Authenticator: &kube.Authenticator{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
 		Log:           c.log,
-	})
+	}
+	if c.authority != nil {
+		server.Identities = &kube.Identities{Source: c.source, Authority: c.authority}
+	}
+	c.server = push.NewServer(server)
 	c.manager = c.newManager()
 	c.metrics = prometheus.NewRegistry()
 	c.metrics.MustRegister(c.server, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	c.trust = c.newTrust()
 	c.loop = c.newLoop()
 }
 
@@ -146,7 +155,7 @@ func (c *command) elector() kube.Elector {
 }
 
 func (c *command) newLoop() *controller.Controller {
-	return controller.New(controller.Config{
+	config := controller.Config{
 		Topology: c.topology, Shadow: c.shadow, ProxyConfig: c.names,
 		Source: c.source, Publisher: c.server, Proxies: proxies{c.server},
 		Writer:   kube.NewWriter(kube.WriterConfig{Client: c.clients.Write, Namespace: c.podNamespace, Source: c.source}),
@@ -155,7 +164,11 @@ func (c *command) newLoop() *controller.Controller {
 		Log:      c.log, Metrics: controller.NewMetrics(c.metrics), Pod: c.podName, Version: version.Version,
 		Quiet: c.quiet, MaxWait: c.maxWait, IdentityLifetime: c.identityLifetime,
 		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
-	})
+	}
+	if c.identity.mode != identityOff {
+		config.Trust = c.bundle
+	}
+	return controller.New(config)
 }
 
 func (c *command) newManager() *kube.DNSManager {

@@ -91,7 +91,7 @@ func TestRenewsAtHalfLife(t *testing.T) {
 			synctest.Wait()
 		}
 		for i := range len(c.asked) - 1 {
-			if d := c.asked[i+1].Sub(c.asked[i]); d < life*43/100 || d > life*56/100 {
+			if d := c.asked[i+1].Sub(c.asked[i]); d < (life-time.Second)*45/100 || d > life*55/100+time.Millisecond {
 				t.Errorf("renewed after %v", d)
 			}
 		}

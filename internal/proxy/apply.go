@@ -116,6 +116,8 @@ func (c *change) set(r configv1.Resource) error {
 		return c.setService(r.Name, m)
 	case *configv1.Proxy:
 		return c.setProxy(m)
+	case *configv1.TrustBundle, *configv1.NodeProxies:
+		// Who knows other proxies by them has taken them already.
 	default:
 		return fmt.Errorf("resources of type %q are unknown", r.Type)
 	}

@@ -19,7 +19,9 @@ import (
 // ClientConfig is what a Client needs. Source, Self and Proxies are required.
 type ClientConfig struct {
 	Source identity.Source
-	Self   identity.ID // the proxies' own: whom tunnels lead to, and who calls where there is no caller
+	// Self is the proxies' own identity: whom tunnels lead to, and who calls where there is no caller. It is zero while the
+	// trust domain isn't known.
+	Self func() identity.ID
 	// Proxies returns where the proxies of a node take tunnels, the best first; none if the node has no proxy that is
 	// ready.
 	Proxies func(node string) []netip.AddrPort
@@ -88,7 +90,9 @@ var startup = []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500
 // Its errors are ErrNoProxy, ErrNoIdentity and *RefusedError, wrapped, or those of connecting.
 func (c *Client) Dial(ctx context.Context, caller identity.ID, node string, d Destination) (*Conn, error) {
 	if caller.IsZero() {
-		caller = c.config.Self
+		if caller = c.config.Self(); caller.IsZero() {
+			return nil, errNoBundle
+		}
 	}
 	preamble, err := encode(d)
 	if err != nil {
@@ -211,7 +215,7 @@ func (c *Client) verify(s tls.ConnectionState, node string) (identity.Peer, erro
 	switch {
 	case err != nil:
 		return identity.Peer{}, err
-	case peer.ID != c.config.Self:
+	case peer.ID != c.config.Self():
 		return identity.Peer{}, fmt.Errorf("%s is no proxy", peer.ID)
 	case peer.Node != node && (peer.Node != "" || !c.config.AnyNode):
 		return identity.Peer{}, fmt.Errorf("it is the proxy of node %q", peer.Node)

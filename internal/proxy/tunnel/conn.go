@@ -69,6 +69,9 @@ func (c *Conn) Expires() time.Time { return c.link.expires }
 // Dropped is how many datagrams found no place.
 func (c *Conn) Dropped() uint64 { return c.dropped.Load() }
 
+// Alive says that the other end was not lost, as far as reading and writing have found.
+func (c *Conn) Alive() bool { return !c.broken.Load() }
+
 // Read implements net.Conn.
 func (c *Conn) Read(b []byte) (int, error) {
 	c.rmu.Lock()

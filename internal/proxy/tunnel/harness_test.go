@@ -123,9 +123,9 @@ func (m *mesh) node(name, addr string, o options, accounts ...string) *node {
 	n.keeper.Want(ids...)
 	run(m.t, n.keeper.Run)
 
-	cc := tunnel.ClientConfig{Source: n.keeper, Self: m.self(), Proxies: m.proxies, Local: n.addr}
+	cc := tunnel.ClientConfig{Source: n.keeper, Self: m.self, Proxies: m.proxies, Local: n.addr}
 	sc := tunnel.ServerConfig{
-		Source: n.keeper, Self: m.self(), Peer: m.peer, Handler: o.handler,
+		Source: n.keeper, Self: m.self, Peer: m.peer, Handler: o.handler,
 		Check: func(tunnel.Destination) tunnel.Reason { return "" },
 	}
 	if sc.Handler == nil {

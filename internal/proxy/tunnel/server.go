@@ -61,10 +61,11 @@ func (s *Stream) answer(k kind, content []byte) error {
 	return s.link.write(k, content)
 }
 
-// ServerConfig is what a Server needs. Source, Self, Node, Peer, Check and Handler are required.
+// ServerConfig is what a Server needs. Source, Self, Peer, Check and Handler are required.
 type ServerConfig struct {
 	Source identity.Source
-	Self   identity.ID // the proxies' own
+	// Self is the proxies' own identity; zero while the trust domain isn't known.
+	Self func() identity.ID
 	// Peer says which node a proxy at the address is of; ok is false if there is no proxy at the address. A link is only
 	// used while that agrees with its SVID, so that an SVID is of no use anywhere else.
 	Peer func(netip.Addr) (node string, ok bool)
@@ -175,7 +176,11 @@ func (s *Server) handshake(raw net.Conn) (*link, *shown, error) {
 	case <-ctx.Done():
 		return nil, nil, errors.New("too many handshakes")
 	}
-	svid, err := s.config.Source.SVID(ctx, s.config.Self)
+	self := s.config.Self()
+	if self.IsZero() {
+		return nil, nil, errNoBundle
+	}
+	svid, err := s.config.Source.SVID(ctx, self)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -293,7 +298,7 @@ func (s *Server) handle(l *link, p *shown, node string, d Destination) bool {
 	s.stats.streams.Add(1)
 	released := make(chan bool, 1)
 	st := &Stream{Conn: newConn(l, d, func(reusable bool) { released <- reusable }), Node: node}
-	if p.peer.ID != s.config.Self {
+	if p.peer.ID != s.config.Self() {
 		st.Caller = p.peer.ID
 	}
 	defer func() {

@@ -173,7 +173,7 @@ func TestStolenSVIDIsOfNoUseElsewhere(t *testing.T) {
 	api := listen(t, echo)
 	thief := m.node("node-c", "127.0.0.4", options{client: func(c *tunnel.ClientConfig) { c.Source = from.keeper }})
 	stranger := tunnel.NewClient(tunnel.ClientConfig{ // a pod that is no proxy
-		Source: from.keeper, Self: m.self(), Proxies: m.proxies, Local: netip.MustParseAddr("127.0.0.9"),
+		Source: from.keeper, Self: m.self, Proxies: m.proxies, Local: netip.MustParseAddr("127.0.0.9"),
 	})
 	defer stranger.Close()
 	for what, c := range map[string]*tunnel.Client{"another node's proxy": thief.Client, "a pod": stranger} {
@@ -357,7 +357,7 @@ func TestRotationUnderCalls(t *testing.T) {
 	if err := exchange(long, "still here"); err != nil {
 		t.Errorf("a connection as old as all this: %v", err)
 	}
-	if s := from.keeper.Status(time.Now()); s.Failed != 0 || calls.Load() < 100 {
+	if s := from.keeper.Status(time.Now()); s.Failed != 0 || calls.Load() < 20 {
 		t.Errorf("%d calls, keeper %+v", calls.Load(), s)
 	}
 	t.Logf("%d calls, %d handshakes", calls.Load(), handshakes(t, from.Client, "tulle_proxy_tunnel_client_handshakes_total"))
