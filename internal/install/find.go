@@ -59,7 +59,9 @@ func (i *Installer) named() []Ref {
 		{"v1", "ConfigMap", ns, "tulle-dns"},
 		{"v1", "ConfigMap", ns, "tulle-dns-trial"},
 		{"v1", "ConfigMap", ns, recordName},
+		{"v1", "ConfigMap", ns, "tulle-trust"},
 		{"v1", "Secret", ns, "tulle-controller-tls"},
+		{"v1", "Secret", ns, "tulle-identity-ca"},
 		{"v1", "Pod", ns, "tulle-dns-trial"},
 		{"coordination.k8s.io/v1", "Lease", ns, controllerName},
 	}
