@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/spf13/pflag"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -27,14 +26,6 @@ const (
 type identityOptions struct {
 	mode, secret               string
 	svidLife, rootLife, spread time.Duration
-}
-
-func (o *identityOptions) addFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.mode, "identity", identityTulle, "who certifies identities: tulle (the controllers), spire (proxies ask a SPIFFE Workload API) or off")
-	f.StringVar(&o.secret, "identity-secret", "", "Secret in the mesh's namespace with a CA of your own: tls.crt, tls.key and ca.crt (default one that the controllers make and replace)")
-	f.DurationVar(&o.svidLife, "svid-life", time.Hour, "how long a certificate of an identity lasts; it is renewed at half of that")
-	f.DurationVar(&o.rootLife, "identity-root-life", 365*24*time.Hour, "how long a root that the controllers make lasts; it is replaced when a third is left")
-	f.DurationVar(&o.spread, "identity-spread", 5*time.Minute, "how long proxies are given to learn of a new root before anything is signed by it")
 }
 
 // authority checks the flags and makes what signs; nil if this controller is no CA.

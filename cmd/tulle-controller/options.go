@@ -81,7 +81,11 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.accessReason, "access-client-reason", "code", "how much clients are told of why access was denied: none, code or full")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of SPIFFE IDs (default: the cluster's domain)")
 	f.DurationVar(&o.identityLifetime, "identity-lifetime", time.Hour, "how long proxies take a pod's address for the pod without hearing so again")
-	o.identity.addFlags(f)
+	f.StringVar(&o.identity.mode, "identity", identityTulle, "who certifies identities: tulle (the controllers), spire (proxies ask a SPIFFE Workload API) or off")
+	f.StringVar(&o.identity.secret, "identity-secret", "", "Secret in the mesh's namespace with a CA of your own: tls.crt, tls.key and ca.crt (default one that the controllers make and replace)")
+	f.DurationVar(&o.identity.svidLife, "svid-life", time.Hour, "how long a certificate of an identity lasts; it is renewed at half of that")
+	f.DurationVar(&o.identity.rootLife, "identity-root-life", 8760*time.Hour, "how long a root that the controllers make lasts; it is replaced when a third is left")
+	f.DurationVar(&o.identity.spread, "identity-spread", 5*time.Minute, "how long proxies are given to learn of a new root before anything is signed by it")
 
 	f.StringVar(&o.addressesHTTP, "addresses-http", "dedicated", "mesh addresses of HTTP services: one for each (dedicated) or one for all (shared)")
 	f.StringVar(&o.firstHop, "first-hop", "prefer-same-node", "how calls get to a proxy: prefer-same-node (with fail-over), or local where the cluster's proxy does not know that")

@@ -55,7 +55,7 @@ type neighbours struct {
 
 // newIdentities makes the parts, except what must know the trust domain.
 func (w *worker) newIdentities() (*identities, error) {
-	if w.options.identity == "off" {
+	if w.identity == "off" {
 		return nil, nil
 	}
 	_, text, err := net.SplitHostPort(w.tunnelAddress)
@@ -68,7 +68,7 @@ func (w *worker) newIdentities() (*identities, error) {
 	}
 	i := &identities{log: w.log, port: uint16(port), own: [2]string{w.podNamespace, proxyAccount}, nodes: map[string]*configv1.NodeProxies{}}
 	i.now.Store(&neighbours{})
-	if w.options.identity == "spire" {
+	if w.identity == "spire" {
 		i.spire = identity.NewWorkloadAPI(identity.WorkloadAPIConfig{Addr: w.spireSocket, Log: w.log})
 		i.source = i.spire
 	} else {

@@ -133,7 +133,7 @@ func (a *Authority) ready(now time.Time) (*Intermediate, time.Time, error) {
 	defer a.mu.Unlock()
 	for _, s := range a.signers {
 		t := a.trust(s.issuer)
-		if t == nil || !t.Since.IsZero() && now.Before(t.Since.Add(a.config.Spread)) {
+		if !a.spread(t, now) {
 			continue
 		}
 		end := now.Add(a.config.Life)
@@ -148,6 +148,11 @@ func (a *Authority) ready(now time.Time) (*Intermediate, time.Time, error) {
 		}
 	}
 	return nil, time.Time{}, ErrNotReady
+}
+
+// spread says whether proxies have had the time to learn of a root.
+func (a *Authority) spread(t *Trusted, now time.Time) bool {
+	return t != nil && (t.Since.IsZero() || !now.Before(t.Since.Add(a.config.Spread)))
 }
 
 // renew sees to it that the signer's intermediate outlasts what it signs, if the issuer can do that.
@@ -171,7 +176,7 @@ func (a *Authority) Ends(now time.Time) time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, s := range a.signers {
-		if t := a.trust(s.issuer); t != nil && !(!t.Since.IsZero() && now.Before(t.Since.Add(a.config.Spread))) {
+		if a.spread(a.trust(s.issuer), now) {
 			return s.issuer.NotAfter()
 		}
 	}

@@ -165,7 +165,7 @@ func (is *Issuer) mayDelegate() bool {
 	}
 	for _, root := range is.roots {
 		if !slices.ContainsFunc(above, root.Equal) {
-			above = append(above[:len(above):len(above)], root)
+			above = append(slices.Clip(above), root)
 			break
 		}
 	}

@@ -87,7 +87,7 @@ func TestRenewsAtHalfLife(t *testing.T) {
 				last = svid
 				keys[svid.Certificate.PrivateKey] = true
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // simulated time
 			synctest.Wait()
 		}
 		for i := range len(c.asked) - 1 {
@@ -112,7 +112,7 @@ func TestControllerAwayForLongerThanHalfALife(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.set(true)
-		time.Sleep(50 * time.Minute)
+		time.Sleep(50 * time.Minute) //nolint:forbidigo // simulated time
 		synctest.Wait()
 		if svid, err := k.SVID(t.Context(), web); err != nil || svid != first {
 			t.Errorf("after 50 minutes without a controller: %v", err)
@@ -128,7 +128,7 @@ func TestControllerAwayForLongerThanHalfALife(t *testing.T) {
 			t.Errorf("asked %d times", n)
 		}
 
-		time.Sleep(11 * time.Minute)
+		time.Sleep(11 * time.Minute) //nolint:forbidigo // simulated time
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := k.SVID(ctx, web); err == nil || !strings.Contains(err.Error(), "ended") {

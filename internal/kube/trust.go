@@ -25,7 +25,7 @@ const (
 	TrustConfigMap = "tulle-trust"
 
 	rootRecordKey = "record.json"
-	rootsKey  = "ca.crt" // of the Secret, as cert-manager writes it, and of the ConfigMap
+	rootsKey      = "ca.crt" // of the Secret, as cert-manager writes it, and of the ConfigMap
 
 	// The CA before the one in use, in a Secret of ours: replicas that start go on with it until the new root has spread.
 	previousCert, previousKey, previousRoots = "previous.crt", "previous.key", "previous-ca.crt"

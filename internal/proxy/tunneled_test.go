@@ -19,7 +19,9 @@ import (
 // here is a proxy on whose node the pod shop/api-1 runs, the second port of which nobody exposes.
 func here(t *testing.T, exposed netip.AddrPort, udp bool) *proxy.Proxy {
 	t.Helper()
-	endpoint := func(addr string, port uint32) *configv1.Endpoint { return &configv1.Endpoint{Address: addr, Port: port} }
+	endpoint := func(addr string, port uint32) *configv1.Endpoint {
+		return &configv1.Endpoint{Address: addr, Port: port}
+	}
 	var u configv1.Update
 	for name, m := range map[string]proto.Message{
 		"p1": &configv1.Proxy{Node: "node-b", Callers: []*configv1.Caller{{

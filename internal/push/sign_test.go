@@ -137,7 +137,12 @@ func TestKeeperOutlivesAController(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	first, err := k.SVID(t.Context(), web)
 	if err != nil {
 		t.Fatal(err)

@@ -146,7 +146,7 @@ func (m *mesh) node(name, addr string, o options, accounts ...string) *node {
 	served := make(chan error, 1)
 	go func() { served <- n.Serve(l) }()
 	m.t.Cleanup(func() {
-		n.Client.Close()
+		n.Close()
 		l.Close()
 		n.Cut()
 		if err := <-served; err != nil {
@@ -182,7 +182,7 @@ func (m *mesh) peer(addr netip.Addr) (string, bool) {
 }
 
 func run(t testing.TB, f func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f(ctx) }()
 	t.Cleanup(func() {
