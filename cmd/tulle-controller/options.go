@@ -152,6 +152,9 @@ func (o *options) complete() (*command, error) {
 	if c.authority, err = o.identity.authority(c.names.TrustDomain, o.podName); err != nil {
 		return nil, err
 	}
+	if c.authority != nil {
+		o.identityLifetime = min(o.identityLifetime, o.identity.svidLife) // no address is good for longer than a certificate
+	}
 	c.dns, err = o.dns()
 	return c, err
 }

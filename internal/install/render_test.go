@@ -37,7 +37,8 @@ controller:
   extraArgs: [--log-level=debug]
 proxy: {accessLog: true, podLabels: {team: mesh}, podAnnotations: {note: proxy}, image: {tag: v9}}
 criticalPodsQuota: true
-identity: {trustDomain: shop.example, ca: {secret: corp-ca}}
+trustDomain: shop.example
+identity: {ca: {secret: corp-ca}}
 dns: {restart: true, openshift: true, configMaps: [{namespace: kube-system, name: coredns, key: Corefile}, {namespace: kube-system, name: coredns-custom}, {namespace: dns, name: node}]}
 podMonitor: {enabled: true, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
