@@ -17,6 +17,7 @@ import (
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/proxy/tunnel"
 	"github.com/tulle-mesh/tulle/internal/push"
 )
@@ -36,6 +37,7 @@ type identities struct {
 	own    [2]string // namespace and name of the proxies' account
 
 	client   *tunnel.Client
+	tunnels  *proxy.Tunnels
 	server   *tunnel.Server
 	listener net.Listener // set before anything is served
 
@@ -53,7 +55,7 @@ type neighbours struct {
 	node  map[netip.Addr]string
 }
 
-// newIdentities makes the parts, except what must know the trust domain.
+// newIdentities makes the parts that the data plane needs; serve makes those that need it.
 func (w *worker) newIdentities() (*identities, error) {
 	if w.identity == "off" {
 		return nil, nil
@@ -80,12 +82,21 @@ func (w *worker) newIdentities() (*identities, error) {
 	i.client = tunnel.NewClient(tunnel.ClientConfig{
 		Source: i.source, Self: i.who, Proxies: i.proxies, AnyNode: i.spire != nil, Log: w.log,
 	})
+	i.tunnels = &proxy.Tunnels{Client: i.client, Source: i.source}
+	w.registry.MustRegister(i.client, i.tunnels)
+	return i, nil
+}
+
+// serve makes what serves tunnels.
+func (i *identities) serve(w *worker) {
+	if i == nil {
+		return
+	}
 	i.server = tunnel.NewServer(tunnel.ServerConfig{
 		Source: i.source, Self: i.who, Peer: i.peer, AnyNode: i.spire != nil,
 		Check: w.proxy.CheckTunnel, Handler: w.proxy.ServeTunnel, Log: w.log,
 	})
-	w.registry.MustRegister(i.client, i.server)
-	return i, nil
+	w.registry.MustRegister(i.server)
 }
 
 // who is the proxies' own identity; zero while the trust domain isn't known.

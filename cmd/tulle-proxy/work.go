@@ -110,10 +110,14 @@ func (o *options) newWorker(held *holder.Worker) (w *worker, err error) {
 	if o.accessLog {
 		config.AccessLog = meter.NewAccessLog(o.stdout)
 	}
-	w.proxy = proxy.New(config)
 	if w.identities, err = w.newIdentities(); err != nil {
 		return nil, err
 	}
+	if w.identities != nil {
+		config.Upstream.Tunnels = w.identities.tunnels
+	}
+	w.proxy = proxy.New(config)
+	w.identities.serve(w)
 	w.applied = newApplied(w.appliers())
 	w.client = push.NewClient(push.ClientConfig{
 		Addr: o.controller, ServerName: o.controllerName, CAFile: o.caFile, TokenFile: o.tokenFile,

@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"internal/holder":         {},
 	"internal/images":         {},
 	"internal/push":           {"api/config/v1"},
-	"internal/proxy":          {"api/config/v1", "internal/access", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/http1", "internal/proxy/http2", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/route", "internal/proxy/tcp", "internal/proxy/tunnel", "internal/proxy/udp", "internal/proxy/upstream"},
+	"internal/proxy":          {"api/config/v1", "internal/access", "internal/identity", "internal/proxy/drain", "internal/proxy/exchange", "internal/proxy/http1", "internal/proxy/http2", "internal/proxy/meter", "internal/proxy/policy", "internal/proxy/refusal", "internal/proxy/route", "internal/proxy/tcp", "internal/proxy/tunnel", "internal/proxy/udp", "internal/proxy/upstream"},
 	"internal/proxy/balance":  {},
 	"internal/proxy/drain":    {},
 	"internal/proxy/refusal":  {},

@@ -96,7 +96,11 @@ func (x *Exchange) canonicalise() bool {
 // Decide chooses the backend, or says why there is none.
 func (x *Exchange) Decide() refusal.Reason {
 	table := x.Mesh.Table()
-	x.Caller = table.Callers[x.Client.Addr]
+	if t := x.Client.Binding.Tunnel; t != nil {
+		x.Caller = t.Caller
+	} else {
+		x.Caller = table.Callers[x.Client.Addr]
+	}
 	var reason refusal.Reason
 	if x.Port, reason = table.HTTPPort(x.Client.Binding, x.Host); reason != "" {
 		return reason
@@ -136,12 +140,23 @@ func (x *Exchange) End() {
 	}
 	took := time.Since(x.Begun)
 	m := x.Mesh.Meter
+	if x.Client.Binding.Tunnel != nil {
+		x.endOfTunnel(p)
+		return
+	}
 	m.Request(x.Client.Counted, meter.Exchange{Peers: p, Status: x.Status, Duration: took, In: x.In, Out: x.Out})
 	if x.Reason != "" {
 		m.Refused("http", p.Namespace, p.Service, x.Reason)
 	}
 	if m.Logs() {
 		m.Log(x.entry(p, took))
+	}
+}
+
+// endOfTunnel counts what nobody else knows: all else is counted and logged by the proxy of the caller's node.
+func (x *Exchange) endOfTunnel(p meter.Peers) {
+	if x.Reason != "" {
+		x.Mesh.Meter.Refused("http", p.Namespace, p.Service, x.Reason)
 	}
 }
 

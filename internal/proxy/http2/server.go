@@ -77,8 +77,8 @@ func New(c Config) *Server {
 
 // Serve takes over a connection that was accepted for b, of which begun, a part of the preface, was read. It waits for
 // Run to take it.
-func (s *Server) Serve(c *net.TCPConn, begun []byte, b *route.Binding) {
-	s.conns.give(&conn{TCPConn: c, begun: begun, binding: b})
+func (s *Server) Serve(c net.Conn, begun []byte, b *route.Binding) {
+	s.conns.give(&conn{Conn: c, begun: begun, binding: b})
 }
 
 // Run serves until ctx ends; all connections are closed then.
@@ -134,14 +134,14 @@ func (s *Server) Drain(ctx context.Context) error {
 
 // conn remembers what its listener stood for when it was accepted, and what was read of it.
 type conn struct {
-	*net.TCPConn
+	net.Conn
 	begun   []byte
 	binding *route.Binding
 }
 
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.begun) == 0 {
-		return c.TCPConn.Read(p) //nolint:wrapcheck // it is the connection
+		return c.Conn.Read(p) //nolint:wrapcheck // it is the connection
 	}
 	n := copy(p, c.begun)
 	c.begun = c.begun[n:]

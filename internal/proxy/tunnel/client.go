@@ -63,6 +63,9 @@ type idle struct {
 // ErrNoProxy says that the destination's node has no proxy that could take a tunnel.
 var ErrNoProxy = errors.New("no proxy at the destination")
 
+// ErrUnreachable says that no proxy of the destination's node takes a connection, for whatever reason.
+var ErrUnreachable = errors.New("out of reach")
+
 // ErrNoIdentity says that the caller has no valid SVID.
 var ErrNoIdentity = errors.New("the caller has no identity")
 
@@ -181,7 +184,7 @@ func (c *Client) handshake(ctx context.Context, svid *identity.SVID, node string
 	}
 	raw, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	keepAlive(raw)
 	var peer identity.Peer

@@ -62,15 +62,36 @@ func newConn(l *link, d Destination, released func(bool)) *Conn {
 // Destination is what the connection is for.
 func (c *Conn) Destination() Destination { return c.destination }
 
-// Expires is when the first of the certificates ends by which the two sides know each other. The connection goes on, but
-// what is asked for on it later has no identity any more.
-func (c *Conn) Expires() time.Time { return c.link.expires }
+// Fresh is until when something new, such as a request, may be begun on the connection: after it, the certificates may end
+// by which the two sides know each other. What is under way goes on.
+func (c *Conn) Fresh() time.Time { return c.link.fresh }
 
 // Dropped is how many datagrams found no place.
 func (c *Conn) Dropped() uint64 { return c.dropped.Load() }
 
 // Alive says that the other end was not lost, as far as reading and writing have found.
 func (c *Conn) Alive() bool { return !c.broken.Load() }
+
+// Done is closed when this end has closed or reset the connection.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Buffered is how many bytes have come that nobody has read. It is for connections that nobody reads at the moment.
+func (c *Conn) Buffered() int {
+	if !c.rmu.TryLock() {
+		return 0
+	}
+	defer c.rmu.Unlock()
+	return c.remain + c.link.r.Buffered()
+}
+
+// SyscallConn gives the socket below, to look at.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	s, ok := c.link.tls.NetConn().(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return s.SyscallConn() //nolint:wrapcheck // net's own words
+}
 
 // Read implements net.Conn.
 func (c *Conn) Read(b []byte) (int, error) {

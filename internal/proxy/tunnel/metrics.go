@@ -89,6 +89,6 @@ func (s *Server) Collect(out chan<- prometheus.Metric) {
 		many("tulle_proxy_tunnel_server_failures_total", "TLS connections from other nodes that were refused, by reason.", reason, n)
 	}
 	for reason, n := range refused {
-		many("tulle_proxy_tunnel_server_refused_total", "Tunnelled connections that were refused before access was judged, by reason.", string(reason), n)
+		many("tulle_proxy_tunnel_server_refused_total", "Tunnelled connections that were refused, by reason.", string(reason), n)
 	}
 }

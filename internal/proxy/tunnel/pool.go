@@ -5,18 +5,26 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
-// put keeps a free link for its next use.
+// put keeps a free link for its next use, unless its caller has left the node.
 func (c *Client) put(k key, addr netip.AddrPort, l *link) {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := c.config.Source.SVID(now, k.caller); err != nil {
+		l.close()
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || len(c.idle[k]) >= c.config.MaxIdle || !time.Now().Before(l.expires) {
+	if c.closed || len(c.idle[k]) >= c.config.MaxIdle || !time.Now().Before(l.fresh) {
 		l.close()
 		return
 	}
 	i := &idle{link: l, addr: addr}
-	i.timer = time.AfterFunc(min(c.config.IdleTimeout, time.Until(l.expires)), func() {
+	i.timer = time.AfterFunc(min(c.config.IdleTimeout, time.Until(l.fresh)), func() {
 		if c.drop(k, i) {
 			l.close()
 		}
@@ -55,7 +63,7 @@ func (c *Client) take(k key, addrs []netip.AddrPort) *idle {
 		}
 		c.mu.Unlock()
 		i.timer.Stop()
-		if slices.Contains(addrs, i.addr) && time.Now().Before(i.link.expires) {
+		if slices.Contains(addrs, i.addr) && time.Now().Before(i.link.fresh) {
 			return i
 		}
 		i.link.close() // the proxy there is another one by now
@@ -89,18 +97,21 @@ func (c *Client) warm(k key) {
 	}()
 }
 
-// CloseIdle closes what waits for its next use: of one caller, or of all if that is zero. Roots that are not trusted any
-// more, or identities that left the node, have no business in the pool.
-func (c *Client) CloseIdle() {
+// CloseIdle closes what waits for its next use on behalf of callers: those that left the node, or all when roots are not
+// trusted any more.
+func (c *Client) CloseIdle(gone func(identity.ID) bool) {
+	var closing []*idle
 	c.mu.Lock()
-	all := c.idle
-	c.idle = map[key][]*idle{}
-	c.mu.Unlock()
-	for _, list := range all {
-		for _, i := range list {
-			i.timer.Stop()
-			i.link.close()
+	for k, list := range c.idle {
+		if gone(k.caller) {
+			closing = append(closing, list...)
+			delete(c.idle, k)
 		}
+	}
+	c.mu.Unlock()
+	for _, i := range closing {
+		i.timer.Stop()
+		i.link.close()
 	}
 }
 
@@ -109,5 +120,5 @@ func (c *Client) Close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.CloseIdle()
+	c.CloseIdle(func(identity.ID) bool { return true })
 }

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -35,6 +36,15 @@ const (
 	ConnectFailed Reason = "connect-failed"
 )
 
+// Verdict says that the reason is none of the tunnel's: the destination's proxy has judged the caller.
+func (r Reason) Verdict() bool {
+	switch r {
+	case UnknownPeer, Stale, Draining, NotHere, NotExposed, ConnectFailed:
+		return false
+	}
+	return true
+}
+
 // Stream is a connection that a caller asks for. The handler calls Accept or Refuse, once.
 type Stream struct {
 	*Conn
@@ -45,7 +55,11 @@ type Stream struct {
 
 	answered bool
 	refused  Reason
+	valid    func() bool
 }
+
+// Valid says that the caller's proof still holds, which it may not do for as long as the connection lasts.
+func (s *Stream) Valid() bool { return s.valid() }
 
 // Accept says that the destination takes the connection.
 func (s *Stream) Accept() error { return s.answer(kindAccepted, nil) }
@@ -162,7 +176,12 @@ func (s *Server) serve(raw net.Conn) {
 	s.stats.links.Add(1)
 	defer s.stats.links.Add(-1)
 	defer l.close()
-	for s.next(raw, l, certs) {
+	p := &proof{}
+	p.now.Store(certs)
+	if a, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
+		p.from = a.Addr().Unmap()
+	}
+	for s.next(raw, l, p) {
 	}
 }
 
@@ -227,7 +246,7 @@ func (s *Server) look(cs tls.ConnectionState) (*shown, error) {
 }
 
 // next serves the next connection on the link. It returns false if there is to be no further one.
-func (s *Server) next(raw net.Conn, l *link, p *shown) bool {
+func (s *Server) next(raw net.Conn, l *link, p *proof) bool {
 	if !s.use(raw, false) || l.tls.SetReadDeadline(time.Now().Add(s.config.IdleTimeout)) != nil {
 		return false
 	}
@@ -242,11 +261,16 @@ func (s *Server) next(raw net.Conn, l *link, p *shown) bool {
 	if err != nil || l.tls.SetReadDeadline(time.Time{}) != nil {
 		return false
 	}
-	node, reason := s.judge(raw, p)
+	node, reason := s.judge(p)
 	if reason == "" {
 		reason = s.config.Check(d)
 	}
 	if reason != "" {
+		if reason == UnknownPeer {
+			peer := p.now.Load().peer
+			s.config.Log.Warn("tunnel refused: not the proxy of the node that the SVID names",
+				"from", p.from.String(), "id", peer.ID.String(), "node", peer.Node, "proxy_of", node)
+		}
 		return s.refuse(l, reason)
 	}
 	return s.handle(l, p, node, d)
@@ -260,30 +284,30 @@ func (s *Server) use(raw net.Conn, is bool) bool {
 	return !s.draining
 }
 
+// proof is who the peer of a link proved to be, and where it calls from. It is used by any goroutine.
+type proof struct {
+	now  atomic.Pointer[shown] // never nil
+	from netip.Addr
+}
+
 // judge looks again at who the peer is: hours may have passed since the handshake.
-func (s *Server) judge(raw net.Conn, p *shown) (node string, r Reason) {
-	now := time.Now()
-	if !now.Before(p.peer.NotAfter) {
+func (s *Server) judge(p *proof) (node string, r Reason) {
+	is := p.now.Load()
+	if !time.Now().Before(is.peer.NotAfter) {
 		return "", Stale
 	}
 	if b := s.config.Source.Bundle(); b == nil {
 		return "", Stale
-	} else if b.Sum() != p.by {
-		again, err := s.look(p.state)
+	} else if b.Sum() != is.by {
+		again, err := s.look(is.state)
 		if err != nil {
 			return "", Stale
 		}
-		*p = *again
+		p.now.Store(again)
 	}
-	from, err := netip.ParseAddrPort(raw.RemoteAddr().String())
-	if err != nil {
-		return "", UnknownPeer
-	}
-	node, ok := s.config.Peer(from.Addr().Unmap())
-	if !ok || node != p.peer.Node && (p.peer.Node != "" || !s.config.AnyNode) {
-		s.config.Log.Warn("tunnel refused: not the proxy of the node that the SVID names",
-			"from", raw.RemoteAddr().String(), "id", p.peer.ID.String(), "node", p.peer.Node, "proxy_of", node)
-		return "", UnknownPeer
+	node, ok := s.config.Peer(p.from)
+	if !ok || node != is.peer.Node && (is.peer.Node != "" || !s.config.AnyNode) {
+		return node, UnknownPeer
 	}
 	return node, ""
 }
@@ -294,12 +318,16 @@ func (s *Server) refuse(l *link, r Reason) bool {
 }
 
 // handle lets the handler serve a connection.
-func (s *Server) handle(l *link, p *shown, node string, d Destination) bool {
+func (s *Server) handle(l *link, p *proof, node string, d Destination) bool {
 	s.stats.streams.Add(1)
 	released := make(chan bool, 1)
 	st := &Stream{Conn: newConn(l, d, func(reusable bool) { released <- reusable }), Node: node}
-	if p.peer.ID != s.config.Self() {
-		st.Caller = p.peer.ID
+	st.valid = func() bool {
+		_, reason := s.judge(p)
+		return reason == ""
+	}
+	if id := p.now.Load().peer.ID; id != s.config.Self() {
+		st.Caller = id
 	}
 	defer func() {
 		if p := recover(); p != nil {

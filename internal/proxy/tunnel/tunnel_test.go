@@ -40,7 +40,7 @@ func TestCallerIsWhoseSVIDWasShown(t *testing.T) {
 			t.Error(err)
 		}
 		c.Close()
-		if s := <-seen; s.Caller != caller || s.Node != "node-a" || s.Destination() != to(api) || time.Until(s.Expires()) > time.Hour {
+		if s := <-seen; s.Caller != caller || s.Node != "node-a" || s.Destination() != to(api) || time.Until(s.Fresh()) > time.Hour {
 			t.Errorf("caller %v: seen as %v of %s, %v", caller, s.Caller, s.Node, s.Destination())
 		}
 	}

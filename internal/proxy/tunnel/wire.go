@@ -26,6 +26,10 @@ type Destination struct {
 	Port    uint16         `json:"port"`    // the Service's
 	// HTTP says that requests are to be judged one by one, rather than the connection.
 	HTTP bool `json:"http,omitempty"`
+	// Scheme is how HTTP is spoken to the pod: "" for HTTP/1, "h2c" or "https".
+	Scheme string `json:"scheme,omitempty"`
+	// EncodedSlash says that the Service that was called takes %2F in paths as it is.
+	EncodedSlash bool `json:"encodedSlash,omitempty"`
 }
 
 func (d Destination) String() string {
@@ -56,16 +60,16 @@ const (
 
 // link is a TLS connection in frames. One goroutine reads at a time, and one writes.
 type link struct {
-	tls *tls.Conn
-	r   *bufio.Reader
-	// expires is when the certificates that either side showed end.
-	expires time.Time
+	tls   *tls.Conn
+	r     *bufio.Reader
+	fresh time.Time // until when anything new is begun on it
 
 	wmu sync.Mutex // of those who write
 }
 
 func newLink(c *tls.Conn, expires time.Time) *link {
-	return &link{tls: c, r: bufio.NewReaderSize(c, 4<<10), expires: expires}
+	// A quarter is left for what was begun last: it must not be judged by a certificate that has ended meanwhile.
+	return &link{tls: c, r: bufio.NewReaderSize(c, 4<<10), fresh: time.Now().Add(time.Until(expires) / 4 * 3)}
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, maxRecord); return &b }}

@@ -16,6 +16,7 @@ type identity struct {
 	addr     netip.AddrPort
 	pod      string
 	workload string
+	node     string
 	udp      bool
 }
 
@@ -30,13 +31,15 @@ type Endpoint struct {
 	gone     atomic.Bool  // named by nobody any more
 
 	protected atomic.Bool
+	reach     atomic.Int32 // a Reach
+	avoid     atomic.Int64 // until when its node's proxy is passed by, since the set's start
 
 	refs, ready int // groups that name it, and of these the ones that may pick it; guarded by the set's mutex
 
-	kept kept // connections for HTTP/1
+	direct Way
 
-	mu    sync.Mutex
-	pools map[poolKey]Pool // of net/http; guarded by mu
+	mu   sync.Mutex
+	ways map[wayKey]*Way // to another node; guarded by mu
 }
 
 // Address returns "ip:port".
@@ -78,8 +81,7 @@ type DialError struct {
 func (e *DialError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Address, e.Err) }
 func (e *DialError) Unwrap() error { return e.Err }
 
-// Dial connects to the endpoint. Its errors are *DialError; unless ctx ended they put the endpoint aside for a moment.
-func (e *Endpoint) Dial(ctx context.Context) (net.Conn, error) {
+func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 	network := "tcp"
 	if e.id.udp {
 		network = "udp"
@@ -123,27 +125,31 @@ func keyOf(p HTTPProtocol, serverName string) poolKey {
 	return key
 }
 
-// HTTP returns the endpoint's pool for a protocol. serverName is asked for in TLS handshakes.
-func (e *Endpoint) HTTP(p HTTPProtocol, serverName string) Pool {
-	key := keyOf(p, serverName)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	pool, ok := e.pools[key]
-	if !ok {
-		pool = newPool(e, key)
-		if e.pools == nil {
-			e.pools = map[poolKey]Pool{}
+// HTTP returns the pool for a protocol. serverName is asked for in TLS handshakes.
+func (w *Way) HTTP(p HTTPProtocol, serverName string) Pool {
+	key := keyOf(w.Protocol(p), serverName)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	kept, ok := w.pools[key]
+	if ok {
+		if until := time.Duration(kept.until.Load()); until == 0 || w.endpoint.config.since() < until {
+			return kept
 		}
-		e.pools[key] = pool
+		kept.CloseIdleConnections() // what is under way on them goes on
 	}
-	return pool
+	kept = newPool(w, key)
+	if w.pools == nil {
+		w.pools = map[poolKey]*pool{}
+	}
+	w.pools[key] = kept
+	return kept
 }
 
 func (e *Endpoint) closeIdle() {
-	e.kept.close()
+	e.direct.closeIdle()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, p := range e.pools {
-		p.CloseIdleConnections()
+	for _, w := range e.ways {
+		w.closeIdle()
 	}
 }

@@ -19,6 +19,7 @@ type Config struct {
 	IdleTimeout    time.Duration // of a pooled connection; default 30 s
 	MaxIdle        int           // pooled connections per endpoint; default 1,024
 	Penalty        time.Duration // how long an endpoint that could not be connected to is passed over; default 1 s
+	Tunnels        Tunnels       // needed once Reroute says that there are some
 
 	start time.Time
 }
@@ -40,6 +41,7 @@ type Set struct {
 	groups    map[Key]*Group // guarded by mu
 	services  map[string][]Key
 	endpoints map[identity]*Endpoint
+	reach     func(node string) Reach // nil = all directly
 }
 
 // NewSet returns an empty Set.
@@ -134,6 +136,13 @@ func (g *Group) Pick(tried ...*Endpoint) *Endpoint {
 		}
 	}
 	return cmp.Or(first, lastResort)
+}
+
+// Only is a group of one endpoint, for who has chosen already.
+func Only(e *Endpoint) *Group {
+	g := &Group{config: &e.config}
+	g.members.Store(&members{all: []*Endpoint{e}, ready: []*Endpoint{e}})
+	return g
 }
 
 // Len returns the number of endpoints that may be picked.
