@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -63,6 +64,7 @@ func writeStatus(w io.Writer, s *status.Status) error {
 	if l.DNS != nil {
 		fmt.Fprintf(t, "dns\t%s (%s, %s %s) %s\n", l.DNS.State, l.DNS.Mode, l.DNS.Kind, l.DNS.Object, l.DNS.Message)
 	}
+	writeIdentity(t, l.Identity)
 	if s.Bypass {
 		fmt.Fprintf(t, "kill switch\ton: mesh names lead past the mesh (tulle dns bypass off)\n")
 	}
@@ -71,6 +73,21 @@ func writeStatus(w io.Writer, s *status.Status) error {
 		return err
 	}
 	return writeProxies(w, s.Replicas)
+}
+
+func writeIdentity(w io.Writer, i *status.Identity) {
+	switch {
+	case i == nil:
+		fmt.Fprintf(w, "identities\toff: calls between nodes are in the clear\n")
+		return
+	case i.Roots == 0:
+		fmt.Fprintf(w, "identities\tby SPIRE, or no root yet\n")
+	default:
+		fmt.Fprintf(w, "identities\t%d roots are trusted\n", i.Roots)
+	}
+	if i.NodesWithoutProxy > 0 {
+		fmt.Fprintf(w, "without a proxy\t%d nodes: %s\n", i.NodesWithoutProxy, strings.Join(i.WithoutProxy, ", "))
+	}
 }
 
 // writeProxies writes a line for each connected proxy.

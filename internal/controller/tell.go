@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -110,7 +111,7 @@ func (c *Controller) dns() (*status.DNS, []problem.Problem) {
 }
 
 func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.Problem) status.Leader {
-	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r)}
+	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r), Identity: c.identity(r)}
 	doc.Controllers = append(doc.Controllers, c.Pod)
 	for _, other := range r.snapshot.Replicas {
 		doc.Controllers = append(doc.Controllers, other.Pod)
@@ -120,6 +121,32 @@ func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.
 		doc.Problems = append(doc.Problems, status.FromProblem(p))
 	}
 	return doc
+}
+
+// identity says by what proxies know each other; nil if they don't.
+func (c *Controller) identity(r *round) *status.Identity {
+	if c.Trust == nil {
+		return nil
+	}
+	out := &status.Identity{Roots: len(c.Trust().GetRoots())}
+	nodes := map[string]bool{} // false = without a proxy
+	for _, caller := range r.topology.Callers {
+		nodes[caller.Node] = false
+	}
+	for _, p := range r.snapshot.Proxies {
+		if p.Ready && p.Tunnels {
+			nodes[p.Node] = true
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(nodes)) {
+		if nodes[node] {
+			continue
+		}
+		if out.NodesWithoutProxy++; len(out.WithoutProxy) < status.MaxNodes {
+			out.WithoutProxy = append(out.WithoutProxy, node)
+		}
+	}
+	return out
 }
 
 // addresses counts the mesh addresses of a round.

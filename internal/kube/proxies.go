@@ -30,9 +30,22 @@ func (s *Source) proxies() []shadow.Proxy {
 		out = append(out, shadow.Proxy{
 			Pod: p.Name, UID: string(p.UID), Node: p.Spec.NodeName, Zone: s.zone(p.Spec.NodeName),
 			Addresses: podAddresses(p), Ready: p.DeletionTimestamp == nil && isReady(p),
+			Tunnels: len(tunnelPorts(p)) > 0,
 		})
 	}
 	return out
+}
+
+// tunnelPorts are the containers with a port by which a proxy says that it serves tunnels.
+func tunnelPorts(p *corev1.Pod) []corev1.Container {
+	for _, c := range p.Spec.Containers {
+		for _, port := range c.Ports {
+			if port.Name == "tunnel" {
+				return []corev1.Container{{Name: c.Name, Ports: []corev1.ContainerPort{port}}}
+			}
+		}
+	}
+	return nil
 }
 
 func isReady(p *corev1.Pod) bool {

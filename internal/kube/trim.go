@@ -123,6 +123,7 @@ func keepMeshPod(obj any) (*corev1.Pod, bool) {
 		return nil, false
 	}
 	p, _ := obj.(*corev1.Pod)
+	out.Spec.Containers = tunnelPorts(p)
 	if mine := only(p.Labels, "app.kubernetes.io/"); mine != nil {
 		maps.Copy(mine, out.Labels)
 		out.Labels = mine

@@ -25,7 +25,7 @@ func Trust(bundle *configv1.TrustBundle, proxies []shadow.Proxy) ([]configv1.Res
 		}
 		texts := addresses(p.Addresses)
 		n.All = append(n.All, texts...)
-		if p.Ready {
+		if p.Ready && p.Tunnels {
 			n.Ready = append(n.Ready, texts[0]) // the first is of the family that pods prefer
 		}
 	}

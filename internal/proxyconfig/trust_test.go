@@ -13,7 +13,7 @@ import (
 
 func TestTrustSaysWhereProxiesAre(t *testing.T) {
 	at := func(pod, node string, ready bool, addrs ...string) shadow.Proxy {
-		p := shadow.Proxy{Pod: pod, Node: node, Ready: ready}
+		p := shadow.Proxy{Pod: pod, Node: node, Ready: ready, Tunnels: pod != "p7"}
 		for _, a := range addrs {
 			p.Addresses = append(p.Addresses, netip.MustParseAddr(a))
 		}
@@ -24,6 +24,7 @@ func TestTrustSaysWhereProxiesAre(t *testing.T) {
 		at("p2", "n1", true, "10.0.1.2"),
 		at("p3", "n1", false, "10.0.1.1"), // starts, or ends: may call, is not called
 		at("p4", "n3", false, "10.0.3.1"),
+		at("p7", "n5", true, "10.0.5.1"), // of a version that serves no tunnels
 		at("p5", "n4", true),            // has no address yet
 		at("p6", "", false, "10.0.9.9"), // is on no node
 	})
@@ -44,6 +45,7 @@ func TestTrustSaysWhereProxiesAre(t *testing.T) {
 		"n1": {{"10.0.1.2"}, {"10.0.1.1", "10.0.1.2"}},
 		"n2": {{"10.0.2.1"}, {"10.0.2.1", "fd00::2:1"}},
 		"n3": {nil, {"10.0.3.1"}},
+		"n5": {nil, {"10.0.5.1"}},
 	}, got); diff != "" || bundles != 1 {
 		t.Errorf("%d bundles, %s", bundles, diff)
 	}

@@ -47,6 +47,8 @@ type Leader struct {
 	ConfigVersion string    `json:"configVersion"`
 	Addresses     Addresses `json:"addresses"`
 	DNS           *DNS      `json:"dns,omitempty"` // nil until the DNS manager said something
+	// Identity is nil if the mesh has no identities.
+	Identity *Identity `json:"identity,omitempty"`
 	// ProblemCount counts all problems, also those that found no room in Problems.
 	ProblemCount int       `json:"problemCount"`
 	Problems     []Problem `json:"problems,omitempty"` // sorted
@@ -63,6 +65,18 @@ type Addresses struct {
 	Proxies   int    `json:"proxies"`   // proxy pods that are neither done nor terminating
 	Ready     int    `json:"ready"`     // ready ones of them
 }
+
+// Identity is by what the proxies of the nodes know each other.
+type Identity struct {
+	Roots int `json:"roots"` // that are trusted; 0 with SPIRE, which says it to the proxies itself
+	// WithoutProxy are nodes with pods and without a proxy that takes calls from other nodes, by name, at most MaxNodes of
+	// NodesWithoutProxy: protected pods there can be called from their own node only.
+	WithoutProxy      []string `json:"withoutProxy,omitempty"`
+	NodesWithoutProxy int      `json:"nodesWithoutProxy"`
+}
+
+// MaxNodes bounds how many nodes are written down by name.
+const MaxNodes = 20
 
 // DNS is the state of the stub domain in the cluster's DNS.
 type DNS struct {

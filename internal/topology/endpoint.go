@@ -105,7 +105,7 @@ func (b *builder) endpoint(slice *discoveryv1.EndpointSlice, in *discoveryv1.End
 	pod := b.podOf(slice, in, addr)
 	switch {
 	case pod != nil && pod.Namespace == slice.Namespace:
-		e.Pod, e.Node = pod.Name, cmp.Or(e.Node, pod.Spec.NodeName)
+		e.Pod, e.Node = pod.Name, cmp.Or(pod.Spec.NodeName, e.Node)
 	case namesPod(slice, in):
 		e.Pod = in.TargetRef.Name
 	}

@@ -1,0 +1,32 @@
+package controller
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/shadow"
+	"github.com/tulle-mesh/tulle/internal/status"
+	"github.com/tulle-mesh/tulle/internal/topology"
+)
+
+// Nodes whose protected pods nobody of another node can call are listed.
+func TestNodesWithoutProxy(t *testing.T) {
+	r := &round{
+		topology: topology.Topology{Callers: []topology.Caller{{Node: "n1"}, {Node: "n2"}, {Node: "n3"}, {Node: "n3"}, {Node: "n4"}}},
+		snapshot: Snapshot{Proxies: []shadow.Proxy{
+			{Pod: "p1", Node: "n1", Ready: true, Tunnels: true}, {Pod: "p2", Node: "n2", Ready: false, Tunnels: true},
+			{Pod: "p3", Node: "n3", Ready: true}, // of a version without tunnels
+		}},
+	}
+	c := &Controller{}
+	if got := c.identity(r); got != nil {
+		t.Errorf("without identities: %+v", got)
+	}
+	c.Trust = func() *configv1.TrustBundle { return &configv1.TrustBundle{Roots: [][]byte{{1}, {2}}} }
+	want := &status.Identity{Roots: 2, NodesWithoutProxy: 3, WithoutProxy: []string{"n2", "n3", "n4"}}
+	if diff := cmp.Diff(want, c.identity(r)); diff != "" {
+		t.Error(diff)
+	}
+}
