@@ -6,9 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -580,4 +585,156 @@ func TestIdentitiesThatLeaveTheNode(t *testing.T) {
 	if got := call(httpFrom(t, otherAt, false), front); !strings.Contains(got, "sa/other") {
 		t.Errorf("who has not left is nobody: %s", got)
 	}
+}
+
+// Callers take turns on the same service at the same time, and each is told from the others.
+func TestCallersShareNoConnection(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	c.holds(c.a)
+	front := "http://" + c.expose("web", httpPort, nil, webServer(t, webAt, header))
+	var wg sync.WaitGroup
+	for who, account := range map[string]string{clientAt: "client", otherAt: "other"} {
+		for _, h2 := range []bool{false, true} {
+			for range 4 {
+				client := httpFrom(t, who, h2)
+				wg.Go(func() {
+					want := "200 [By=spiffe://cluster.local/ns/shop/sa/open;URI=spiffe://cluster.local/ns/shop/sa/" + account + "][" + who + "][]"
+					for range 25 {
+						if got := call(client, front); got != want {
+							t.Errorf("%s, want %s", got, want)
+						}
+					}
+				})
+			}
+		}
+	}
+	wg.Wait()
+}
+
+// What a pod wants, HTTP/2 or TLS, is spoken to it by the proxy of its node.
+func TestSchemesOnAnotherNode(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	plain := webServer(t, webAt, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Proto) })
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Proto, " with TLS") }))
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	inPod := listenAt(t, webAt, func(in net.Conn) { relay(t, in, secure.Listener.Addr().String()) })
+	for _, tc := range []struct {
+		scheme  configv1.Scheme
+		address string
+		want    string
+	}{
+		{configv1.Scheme_SCHEME_HTTP, plain, "200 HTTP/1.1"},
+		{configv1.Scheme_SCHEME_H2C, plain, "200 HTTP/2.0"},
+		{configv1.Scheme_SCHEME_HTTPS, inPod, "200 HTTP/2.0 with TLS"},
+	} {
+		c.expose("web", httpPort, allow("shop/client", enforce, httpRule), tc.address)
+		s := service("web", httpPort, 80, c.target)
+		s.GetPorts()[0].GetRoutes()[0].GetBackends()[0].Scheme = tc.scheme
+		c.publish("shop/web", s)
+		front := "http://" + c.a.sockets.address(httpPort, c.target)
+		for _, h2 := range []bool{false, true} {
+			client := httpFrom(t, clientAt, h2)
+			if got := call(client, front+"/api"); got != tc.want {
+				t.Errorf("%v, h2 %v: %s", tc.scheme, h2, got)
+			}
+			if got := call(client, front+"/x"); got != "403 route-denied" {
+				t.Errorf("%v, h2 %v: %s", tc.scheme, h2, got)
+			}
+		}
+	}
+}
+
+// Only a Service of the destination proxy's own config lets %2F in.
+func TestEncodedSlashOnAnotherNode(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	c.expose("web", httpPort, allow("shop/client", enforce, httpRule), webServer(t, webAt, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.RequestURI) }))
+	s := service("web", httpPort, 80, c.target)
+	s.GetPorts()[0].EncodedSlash = true
+	c.a.set("shop/web", s)
+	front := "http://" + c.a.sockets.address(httpPort, c.target)
+	if got := call(httpFrom(t, clientAt, false), front+"/api%2Fx"); got != "400 bad-path" {
+		t.Errorf("by the word of another proxy: %s", got)
+	}
+	c.b.set("shop/web", s)
+	if got := call(httpFrom(t, clientAt, true), front+"/api%2Fx"); got != "200 /api%2Fx" { // on a new connection
+		t.Errorf("by its own config: %s", got)
+	}
+}
+
+// A destination that says of no node, as a pod of the node's network, is called in the clear or not at all.
+func TestPodsOfNoNode(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	server := webServer(t, webAt, header)
+	for want, policy := range map[string]*configv1.Policy{
+		"503 no-proxy-at-destination": allow("shop/client", enforce, tcpRule), "200 [": nil,
+	} {
+		front := c.expose("web", httpPort, policy, server)
+		e := farEndpoints("web", httpPort, policy != nil, server)
+		e.GetPorts()[0].GetEndpoints()[0].Node = ""
+		c.publish("shop/web", e)
+		if got := call(httpFrom(t, clientAt, false), "http://"+front); !strings.HasPrefix(got, want) {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	if n := c.a.metric("tulle_proxy_tunnel_client_connections_total"); n != 0 {
+		t.Errorf("%v tunnels", n)
+	}
+}
+
+// Every metric of tunnels is in the documentation, and the other way round.
+func TestTunnelMetricsAreDocumented(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	c.holds(c.a)
+	server := webServer(t, webAt, header)
+	call(httpFrom(t, clientAt, false), "http://"+c.expose("web", httpPort, nil, server))
+	call(httpFrom(t, nobodyAt, false), "http://"+c.expose("web", httpPort, nil, server)) // in the clear
+	c.expose("db", tcpPort, allow("shop/client", enforce, tcpRule), unusedAt(t))
+	mustReset(t, clientAt, c.a.sockets.address(tcpPort, c.target)) // refused
+	bad, err := from("127.0.10.1").Dial("tcp", c.b.listen.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(bad, "no TLS at all") // fails
+	bad.Close()
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "# Metrics of identities and tunnels")
+	section, _, _ = strings.Cut(section, "# Metrics of the controller")
+	documented := map[string]bool{}
+	for _, name := range regexp.MustCompile("`(tulle_proxy_(tunnel|plain)_[a-z_]+)`").FindAllStringSubmatch(section, -1) {
+		documented[name[1]] = true
+	}
+	eventually(t, func() error {
+		served := map[string]bool{}
+		for _, n := range []*farNode{c.a, c.b} {
+			families, err := n.metrics.Gather()
+			if err != nil {
+				return err
+			}
+			for _, f := range families {
+				if name := f.GetName(); strings.HasPrefix(name, "tulle_proxy_tunnel_") || strings.HasPrefix(name, "tulle_proxy_plain_") {
+					served[name] = true
+				}
+			}
+		}
+		if !maps.Equal(served, documented) || len(served) < 10 {
+			return fmt.Errorf("served     %v\ndocumented %v", slices.Sorted(maps.Keys(served)), slices.Sorted(maps.Keys(documented)))
+		}
+		return nil
+	})
+}
+
+// unusedAt is an address of the pod where nobody listens.
+func unusedAt(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(webAt, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }

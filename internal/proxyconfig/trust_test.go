@@ -25,8 +25,8 @@ func TestTrustSaysWhereProxiesAre(t *testing.T) {
 		at("p3", "n1", false, "10.0.1.1"), // starts, or ends: may call, is not called
 		at("p4", "n3", false, "10.0.3.1"),
 		at("p7", "n5", true, "10.0.5.1"), // of a version that serves no tunnels
-		at("p5", "n4", true),            // has no address yet
-		at("p6", "", false, "10.0.9.9"), // is on no node
+		at("p5", "n4", true),             // has no address yet
+		at("p6", "", false, "10.0.9.9"),  // is on no node
 	})
 	if err != nil {
 		t.Fatal(err)
