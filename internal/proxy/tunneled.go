@@ -46,17 +46,17 @@ func (s *state) check(d tunnel.Destination) tunnel.Reason {
 		return tunnel.NotHere
 	}
 	for _, port := range s.endpoints[d.Service].GetPorts() {
-		if port.GetPort() == uint32(d.Port) && port.GetUdp() == d.UDP && exposes(port, d) {
+		if port.GetPort() == uint32(d.Port) && port.GetUdp() == d.UDP && exposes(port, pod.Pod, d.Address) {
 			return ""
 		}
 	}
 	return tunnel.NotExposed
 }
 
-func exposes(port *configv1.EndpointPort, d tunnel.Destination) bool {
-	address := d.Address.Addr().String()
+func exposes(port *configv1.EndpointPort, pod string, at netip.AddrPort) bool {
+	address := at.Addr().String()
 	for _, e := range port.GetEndpoints() {
-		if e.GetPort() == uint32(d.Address.Port()) && e.GetAddress() == address {
+		if e.GetPort() == uint32(at.Port()) && e.GetAddress() == address && e.GetPod() == pod {
 			return true
 		}
 	}

@@ -37,15 +37,17 @@ import (
 func here(t *testing.T, exposed netip.AddrPort, udp bool) *proxy.Proxy {
 	t.Helper()
 	endpoint := func(addr string, port uint32) *configv1.Endpoint {
-		return &configv1.Endpoint{Address: addr, Port: port}
+		return &configv1.Endpoint{Address: addr, Port: port, Pod: "api-1"}
 	}
 	var u configv1.Update
 	for name, m := range map[string]proto.Message{
 		"p1": &configv1.Proxy{Node: "node-b", Callers: []*configv1.Caller{{
 			Addresses: []string{exposed.Addr().String()}, Namespace: "shop", Pod: "api-1", ServiceAccount: "api",
+		}, {
+			Addresses: []string{"10.1.0.7"}, Namespace: "shop", Pod: "api-7", ServiceAccount: "admin",
 		}}},
 		"shop/api": &configv1.Endpoints{Namespace: "shop", Name: "api", Ports: []*configv1.EndpointPort{{
-			Port: 80, Udp: udp, Endpoints: []*configv1.Endpoint{endpoint(exposed.Addr().String(), uint32(exposed.Port())), endpoint("10.1.2.3", 8080)},
+			Port: 80, Udp: udp, Endpoints: []*configv1.Endpoint{endpoint(exposed.Addr().String(), uint32(exposed.Port())), endpoint("10.1.2.3", 8080), endpoint("10.1.0.7", 8080)},
 		}}},
 	} {
 		r, err := configv1.NewResource(name, m)
@@ -80,6 +82,7 @@ func TestTunnelsLeadToThisNodesExposedPortsOnly(t *testing.T) {
 			{"a port that no Service exposes", func(d *tunnel.Destination) { d.Address = at("10.1.0.1:9090") }, tunnel.NotExposed},
 			{"the Service's port is another", func(d *tunnel.Destination) { d.Port = 81 }, tunnel.NotExposed},
 			{"UDP where TCP is exposed", func(d *tunnel.Destination) { d.UDP = true }, tunnel.NotExposed},
+			{"who had the address before", func(d *tunnel.Destination) { d.Address = at("10.1.0.7:8080"); d.Pod = "shop/api-7" }, tunnel.NotExposed},
 			{"another Service", func(d *tunnel.Destination) { d.Service = "shop/web" }, tunnel.NotExposed},
 		} {
 			d := good
@@ -106,7 +109,7 @@ func TestDestinationsThatAreOnTheirWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		e, err := configv1.NewResource("shop/api", &configv1.Endpoints{Namespace: "shop", Name: "api", Ports: []*configv1.EndpointPort{{
-			Port: 80, Endpoints: []*configv1.Endpoint{{Address: "10.1.0.2", Port: 8080}},
+			Port: 80, Endpoints: []*configv1.Endpoint{{Address: "10.1.0.2", Port: 8080, Pod: "api-2"}},
 		}}})
 		if err != nil {
 			t.Fatal(err)

@@ -17,17 +17,17 @@ const forgetAfter = 10 * time.Minute
 // their sockets then.
 type Demux struct {
 	Conn net.Conn
-	// Dial makes a socket to the endpoint, for one flow.
+	// Dial makes a UDP socket to the endpoint, for one flow.
 	Dial func(ctx context.Context) (net.Conn, error)
 	Max  int // flows at a time; further ones are not served
 
 	mu    sync.Mutex
-	flows map[uint32]net.Conn // guarded by mu
+	flows map[uint32]*plain // guarded by mu
 }
 
 // Run carries flows.
 func (d *Demux) Run(ctx context.Context) {
-	d.flows = map[uint32]net.Conn{}
+	d.flows = map[uint32]*plain{}
 	var answers sync.WaitGroup
 	defer answers.Wait()
 	defer d.closeAll()
@@ -60,13 +60,13 @@ func (d *Demux) Run(ctx context.Context) {
 	}
 }
 
-func (d *Demux) flow(id uint32) net.Conn {
+func (d *Demux) flow(id uint32) *plain {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.flows[id]
 }
 
-func (d *Demux) begin(ctx context.Context, id uint32) net.Conn {
+func (d *Demux) begin(ctx context.Context, id uint32) *plain {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.flows) >= d.Max {
@@ -76,8 +76,13 @@ func (d *Demux) begin(ctx context.Context, id uint32) net.Conn {
 	if err != nil {
 		return nil
 	}
-	d.flows[id] = c
-	return c
+	p := &plain{UDPConn: c.(*net.UDPConn)}
+	if p.socket, err = newSocket(p.UDPConn); err != nil {
+		c.Close()
+		return nil
+	}
+	d.flows[id] = p
+	return p
 }
 
 func (d *Demux) refused(id uint32) {
@@ -85,16 +90,15 @@ func (d *Demux) refused(id uint32) {
 }
 
 // answer carries what the endpoint says in one flow.
-func (d *Demux) answer(id uint32, c net.Conn) {
+func (d *Demux) answer(id uint32, c *plain) {
 	defer func() {
 		c.Close()
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		delete(d.flows, id)
 	}()
-	buffer := make([]byte, maxDatagram)
 	for {
-		n, err := c.Read(buffer)
+		in, err := c.receive()
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			d.refused(id)
@@ -102,7 +106,9 @@ func (d *Demux) answer(id uint32, c net.Conn) {
 		case err != nil:
 			return
 		}
-		if _, err := d.Conn.Write(muxFrame(id, muxData, buffer[:n])); err != nil {
+		_, err = d.Conn.Write(muxFrame(id, muxData, in.payload()))
+		in.free()
+		if err != nil {
 			return
 		}
 		_ = c.SetReadDeadline(time.Now().Add(forgetAfter)) // as above
