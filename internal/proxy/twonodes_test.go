@@ -137,7 +137,7 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 	n.keeper.Trust(c.authority.Bundle())
 	c.want(n)
 	n.client = tunnel.NewClient(tunnel.ClientConfig{
-		Source: n.keeper, Self: c.self, Local: n.addr, IdentityWait: time.Second,
+		Source: n.keeper, Self: c.self, Local: n.addr, IdentityWait: time.Second, HandshakeTimeout: 20 * time.Second,
 		Proxies: func(node string) []netip.AddrPort {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -153,7 +153,7 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 		Upstream: upstream.Config{Tunnels: tunnels},
 	})
 	n.server = tunnel.NewServer(tunnel.ServerConfig{
-		Source: n.keeper, Self: c.self, Check: n.CheckTunnel, Handler: n.ServeTunnel,
+		Source: n.keeper, Self: c.self, Check: n.CheckTunnel, Handler: n.ServeTunnel, HandshakeTimeout: 20 * time.Second,
 		Peer: func(a netip.Addr) (string, bool) {
 			for _, p := range []*farNode{c.a, c.b} {
 				if p != nil && p.addr == a {
