@@ -67,8 +67,10 @@ func api() *fake.Clientset {
 func pod(name, component, ip string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "tulle-system", Name: name, UID: "uid-p1", Labels: map[string]string{"app.kubernetes.io/name": "tulle", "app.kubernetes.io/component": component}},
-		Spec:       corev1.PodSpec{NodeName: "n1", ServiceAccountName: "tulle-" + component},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+		Spec: corev1.PodSpec{NodeName: "n1", ServiceAccountName: "tulle-" + component, Containers: []corev1.Container{{
+			Name: component, Ports: []corev1.ContainerPort{{Name: "tunnel", ContainerPort: 15008}},
+		}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
 	}
 }
 

@@ -16,7 +16,8 @@ func TestNodesWithoutProxy(t *testing.T) {
 	r := &round{
 		topology: topology.Topology{Callers: []topology.Caller{{Node: "n1"}, {Node: "n2"}, {Node: "n3"}, {Node: "n3"}, {Node: "n4"}}},
 		snapshot: Snapshot{Proxies: []shadow.Proxy{
-			{Pod: "p1", Node: "n1", Ready: true, Tunnels: true}, {Pod: "p2", Node: "n2", Ready: false, Tunnels: true},
+			{Pod: "p1", Node: "n1", Ready: true, Tunnels: true},
+			{Pod: "p2", Node: "n2", Ready: false, Tunnels: true},
 			{Pod: "p3", Node: "n3", Ready: true}, // of a version without tunnels
 		}},
 	}
