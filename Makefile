@@ -17,7 +17,7 @@ PACKAGES   := ./...
 LINT_VERSION := $(shell sed -n 's/^.*golangci-lint\/v2 \(v[^ ]*\).*/\1/p' integration/tools/go.mod)
 LINT       := $(CACHE)/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build images test lint format generate check unit conformance e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
+.PHONY: help build images test lint format generate check unit conformance traefik e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,13 +28,16 @@ build: ## build bin/tulle, bin/tulle-controller and bin/tulle-proxy
 images: ## write the container images (OCI indexes for amd64 and arm64) to dist/images
 	integration/images.sh '$(VERSION)'
 
-test: lint check unit conformance fuzz-brief e2e ## everything but soak: lint, generated files, a minute of fuzzing, unit, golden, standalone, and e2e where it can run
+test: lint check unit conformance fuzz-brief traefik e2e ## everything but soak: lint, generated files, a minute of fuzzing, unit, golden, standalone, and e2e where it can run
 
 conformance: ## h2spec and gRPC's interoperability cases
 	cd integration/conformance && go test -count=1 .
 
 unit: ## unit, golden and standalone tests
 	go test $(PACKAGES)
+
+traefik: ## stock Traefik's decoder and rule parser, and stock Traefik itself, over all that is rendered for it
+	integration/traefik.sh
 
 e2e: ## the suites on a real cluster: the embedded one (Linux, root), or the one that KUBECONFIG names
 	integration/e2e.sh
@@ -71,8 +74,8 @@ bench: ## benchmarks of the packages, and the data plane beside nginx, HAProxy a
 soak: ## what takes too long for `make test`
 	TULLE_SOAK=1 integration/e2e.sh
 
-fuzz-brief: ## the parsers of HTTP/1 for a minute
-	FUZZTIME=15s integration/fuzz.sh internal/proxy/http1
+fuzz-brief: ## the parsers of HTTP/1, and Traefik's rules, for a minute
+	FUZZTIME=15s integration/fuzz.sh internal/proxy/http1 integration/traefik
 
 fuzz: ## every fuzz target for FUZZTIME each (default 60s)
 	integration/fuzz.sh

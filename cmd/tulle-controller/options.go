@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/corefile"
 	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
@@ -41,16 +42,25 @@ type options struct {
 
 	identity identityOptions
 
+	bypass       string
+	allowFrom    []string
+	antiSpoofing bool
+	podIP        string
+
 	addressesHTTP, firstHop string
 	settle, overlap         time.Duration
 	sliceSize               int
+
+	engine, entryPoints string
 
 	dnsMode       string
 	dnsConfigMaps []string
 	dnsTrial      bool
 	dnsRestart    bool
 
-	pushAddress, metricsAddress, healthAddress, adminAddress string
+	pushAddress, webhookAddress, metricsAddress, healthAddress, adminAddress, traefikAddress string
+
+	webhookStopLag time.Duration
 
 	lease, renew, retry time.Duration
 	writeQPS            float32
@@ -87,6 +97,11 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.identity.rootLife, "identity-root-life", 8760*time.Hour, "how long a root that the controllers make lasts; it is replaced when a third is left")
 	f.DurationVar(&o.identity.spread, "identity-spread", 5*time.Minute, "how long proxies are given to learn of a new root before anything is signed by it")
 
+	f.StringVar(&o.bypass, "bypass", "report", "calls past the mesh to enforced workloads, in namespaces that say nothing: report, or close by NetworkPolicies")
+	f.StringSliceVar(&o.allowFrom, "bypass-allow-from", nil, "who may call past the mesh everywhere: namespace, namespace/label=value+label=value or CIDR")
+	f.BoolVar(&o.antiSpoofing, "anti-spoofing", false, "the network lets no pod send with another's address")
+	f.StringVar(&o.podIP, "pod-ip", "", "address of this pod")
+
 	f.StringVar(&o.addressesHTTP, "addresses-http", "dedicated", "mesh addresses of HTTP services: one for each (dedicated) or one for all (shared)")
 	f.StringVar(&o.firstHop, "first-hop", "prefer-same-node", "how calls get to a proxy: prefer-same-node (with fail-over), or local where the cluster's proxy does not know that")
 	f.DurationVar(&o.settle, "address-settle", 10*time.Second, "how long a mesh address exists before the names of a service that has another one move to it")
@@ -94,14 +109,20 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 
 	f.IntVar(&o.sliceSize, "slice-size", 100, "endpoints in an EndpointSlice of a mesh address, at most (up to 1000)")
 
+	f.StringVar(&o.engine, "engine", "tulle", "what carries the traffic: tulle, or stock traefik")
+	f.StringVar(&o.entryPoints, "entry-points", "20000-20249", "ports that stock Traefik's static entry points listen on; each service's port takes one")
+
 	f.StringVar(&o.dnsMode, "dns-mode", "manage", "the stub domain in the cluster's DNS: manage, print or off")
 	f.StringSliceVar(&o.dnsConfigMaps, "dns-config-maps", nil, "ConfigMaps of the cluster's DNS that may be changed: namespace/name or namespace/name:key")
 	f.BoolVar(&o.dnsTrial, "dns-trial", true, "start a pod of the cluster's DNS with a change before it is written")
 	f.BoolVar(&o.dnsRestart, "dns-restart", false, "restart a cluster DNS that does not reload its configuration")
 
 	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
+	f.StringVar(&o.webhookAddress, "webhook-address", ":15017", `address at which the API server has SMI objects converted and judged; "" = none`)
+	f.DurationVar(&o.webhookStopLag, "webhook-stop-lag", 3*time.Second, "how long webhooks are answered after the end of this pod was announced")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15014", "address of /metrics")
 	f.StringVar(&o.healthAddress, "health-address", ":15015", "address of /readyz and /healthz")
+	f.StringVar(&o.traefikAddress, "traefik-address", ":15011", "address where stock Traefik asks for its configuration, with --engine traefik")
 	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /first-hop and /debug/pprof; "" = none`)
 
 	f.DurationVar(&o.lease, "lease-duration", 12*time.Second, "how long another replica waits for a leader that is gone")
@@ -134,6 +155,14 @@ func (o *options) complete() (*command, error) {
 	if c.shadow.Local, err = oneOf("first-hop", o.firstHop, "prefer-same-node", "local"); err != nil {
 		return nil, err
 	}
+	if c.traefik, err = oneOf("engine", o.engine, "tulle", "traefik"); err != nil {
+		return nil, err
+	}
+	if c.traefik {
+		if c.shadow.TargetPorts, err = o.ports(); err != nil {
+			return nil, err
+		}
+	}
 	if c.names, err = o.names(); err != nil {
 		return nil, err
 	}
@@ -155,6 +184,9 @@ func (o *options) complete() (*command, error) {
 	if c.authority != nil {
 		o.identityLifetime = min(o.identityLifetime, o.identity.svidLife) // no address is good for longer than a certificate
 	}
+	if c.bypass, err = o.bypassConfig(); err != nil {
+		return nil, err
+	}
 	c.dns, err = o.dns()
 	return c, err
 }
@@ -165,6 +197,18 @@ func oneOf(flag, value, first, second string) (bool, error) {
 		return false, fmt.Errorf("--%s %q: want %s or %s", flag, value, first, second)
 	}
 	return value == second, nil
+}
+
+// ports reads the range of the entry points.
+func (o *options) ports() (shadow.Range, error) {
+	var r shadow.Range
+	if n, err := fmt.Sscanf(o.entryPoints+"\n", "%d-%d\n", &r.First, &r.Last); n != 2 || err != nil || r.First < 1024 || r.Last < r.First || r.Last > 65535 {
+		return r, fmt.Errorf("--entry-points %q: want a range of ports such as 20000-20249", o.entryPoints)
+	}
+	if r.First <= 15999 && r.Last >= 15000 {
+		return r, fmt.Errorf("--entry-points %q: 15000 to 15999 are the mesh's own ports", o.entryPoints)
+	}
+	return r, nil
 }
 
 func (o *options) logger() (*slog.Logger, error) {
@@ -229,6 +273,24 @@ func (o *options) topology() (topology.Config, error) {
 	}
 	out.ServiceCIDRs, err = prefixes("service-cidrs", o.serviceCIDRs)
 	return out, err
+}
+
+func (o *options) bypassConfig() (bypass.Config, error) {
+	out := bypass.Config{Namespace: o.podNamespace, Default: bypass.Mode(o.bypass), AntiSpoofing: o.antiSpoofing}
+	if _, err := oneOf("bypass", o.bypass, string(bypass.Report), string(bypass.Close)); err != nil {
+		return out, err
+	}
+	for _, text := range o.allowFrom {
+		p, err := bypass.ParsePeer(text)
+		if err != nil {
+			return out, fmt.Errorf("--bypass-allow-from: %w", err)
+		}
+		out.AllowFrom = append(out.AllowFrom, p)
+	}
+	if a, err := netip.ParseAddr(o.podIP); err == nil {
+		out.Prober = []netip.Addr{a.Unmap()}
+	}
+	return out, nil
 }
 
 func accessMode(flag, value string) (topology.AccessMode, error) {

@@ -76,6 +76,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		"--addresses-http=both", "--first-hop=", "--default-mode=udp", "--zones=a_b", "--zones=", "--endpoints-allow=10.0.0.0/33", "--pod-cidrs=x",
 		"--service-cidrs=1.2.3", "--dns-mode=auto", "--dns-config-maps=coredns", "--log-level=loud", "--log-format=xml", "--lease-renew=20s", "--lease-retry=8s", "--slice-size=0", "--slice-size=1001",
 		"--access-default=on", "--access-minimum=", "--access-client-reason=all", "--trust-domain=a_b", "--identity-lifetime=10ms",
+		"--engine=envoy",
 	} {
 		name := strings.TrimPrefix(arg[:strings.Index(arg, "=")], "--")
 		if _, err := complete(t, nil, arg); err == nil || !strings.Contains(err.Error(), "--"+name) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime/debug"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/controller"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/kube"
@@ -40,6 +42,10 @@ type command struct {
 	shadow   shadow.Config
 	names    proxyconfig.Config
 	dns      kube.DNSConfig
+	bypass   bypass.Config
+
+	traefik bool // carries the traffic
+	engine  *engine
 
 	clients *kube.Clients
 	source  *kube.Source
@@ -52,6 +58,8 @@ type command struct {
 
 	authority *identity.Authority // nil if others certify identities, or nobody
 	trust     *kube.Trust         // nil if authority is
+	shown     *webhookCertificate
+	webhook   http.Handler
 }
 
 // run is the whole process.
@@ -82,6 +90,12 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 	g.Go(func() error { return c.elector().Run(ctx, c.lead) })
 	g.Go(func() error { return serve(ctx, listeners.health, healthHandler(c.ready)) })
 	g.Go(func() error { return serve(ctx, listeners.metrics, metricsHandler(c.metrics)) })
+	if c.traefik {
+		g.Go(func() error { return c.serveTraefik(ctx, listeners.traefik) })
+	}
+	if listeners.webhook != nil {
+		g.Go(func() error { return c.serveWebhook(ctx, listeners.webhook) })
+	}
 	if listeners.admin != nil {
 		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler(c.podName)) })
 	}
@@ -108,6 +122,11 @@ func (c *command) wire() {
 	c.metrics.MustRegister(c.server, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	c.trust = c.newTrust()
 	c.loop = c.newLoop()
+	host := kube.WebhookService + "." + c.podNamespace + ".svc"
+	c.shown = &webhookCertificate{names: []string{host, host + "." + c.clusterDomain}, trusted: c.source.Trusts}
+	webhooks := c.newWebhook()
+	c.metrics.MustRegister(webhooks.Collector())
+	c.webhook = webhooks
 }
 
 // push serves config once there is a certificate to show.
@@ -138,6 +157,8 @@ func (c *command) ensureCA(ctx context.Context) error {
 		}
 		return err
 	}
+	c.shown.use(ca)
+	c.shown.serving(time.Now()) // it may be time for a certificate of it
 	if old := c.ca; old == nil || !bytes.Equal(old.CertPEM(), ca.CertPEM()) {
 		host := "tulle-controller." + c.podNamespace + ".svc"
 		c.ca = ca
@@ -163,12 +184,27 @@ func (c *command) newLoop() *controller.Controller {
 		Recorder: &kube.Recorder{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
 		Log:      c.log, Metrics: controller.NewMetrics(c.metrics), Pod: c.podName, Version: version.Version,
 		Quiet: c.quiet, MaxWait: c.maxWait, IdentityLifetime: c.identityLifetime,
+		Bypass: c.bypass, Policies: &kube.PolicyWriter{Client: c.clients.Policies}, Dial: dial,
 		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
 	}
 	if c.identity.mode != identityOff {
 		config.Trust = c.bundle
 	}
+	if c.traefik {
+		c.engine = &engine{zones: c.names.Zones}
+		config.Engine = c.engine
+	}
 	return controller.New(config)
+}
+
+// dial says whether a connection could be opened. What a NetworkPolicy forbids is mostly dropped, and takes all of the time.
+func dial(ctx context.Context, address netip.AddrPort) bool {
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address.String())
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was sent
+	return true
 }
 
 func (c *command) newManager() *kube.DNSManager {
@@ -183,6 +219,7 @@ func (c *command) lead(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.loop.Lead(ctx) })
 	g.Go(func() error { return c.manager.Run(ctx) })
+	g.Go(func() error { return c.newWebhooks().Run(ctx) })
 	g.Go(func() error {
 		for {
 			select {
@@ -256,7 +293,7 @@ func tuneMemory() {
 }
 
 // listeners are opened before anything else, so that an address in use is an error at once.
-type listeners struct{ push, metrics, health, admin net.Listener }
+type listeners struct{ push, webhook, metrics, health, admin, traefik net.Listener }
 
 func (c *command) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
@@ -266,11 +303,13 @@ func (c *command) listen(ctx context.Context) (*listeners, error) {
 		to            *net.Listener
 	}{
 		{"push-address", c.pushAddress, &l.push},
+		{"webhook-address", c.webhookAddress, &l.webhook},
 		{"metrics-address", c.metricsAddress, &l.metrics},
 		{"health-address", c.healthAddress, &l.health},
 		{"admin-address", c.adminAddress, &l.admin},
+		{"traefik-address", c.traefikAddress, &l.traefik},
 	} {
-		if a.address == "" {
+		if a.address == "" || a.to == &l.traefik && !c.traefik {
 			continue
 		}
 		var err error

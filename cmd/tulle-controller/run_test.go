@@ -80,10 +80,10 @@ type replica struct {
 	*listeners
 }
 
-func start(t *testing.T, client *fake.Clientset, name string) replica {
+func start(t *testing.T, client *fake.Clientset, name string, flags ...string) replica {
 	t.Helper()
 	kinds := map[schema.GroupVersionResource]string{{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}: "CustomResourceDefinitionList"}
-	c, err := complete(t, nil, "--pod-name="+name, "--dns-mode=off", "--push-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--health-address=127.0.0.1:0", "--admin-address=127.0.0.1:0")
+	c, err := complete(t, nil, append(flags, "--pod-name="+name, "--dns-mode=off", "--push-address=127.0.0.1:0", "--webhook-address=127.0.0.1:0", "--webhook-stop-lag=0s", "--metrics-address=127.0.0.1:0", "--health-address=127.0.0.1:0", "--admin-address=127.0.0.1:0")...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestNotReadySaysWhy(t *testing.T) {
 }
 
 func TestAddressInUseIsNamed(t *testing.T) {
-	c, err := complete(t, nil, "--push-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--health-address=203.0.113.1:1")
+	c, err := complete(t, nil, "--push-address=127.0.0.1:0", "--webhook-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--health-address=203.0.113.1:1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/tulle-mesh/tulle/internal/firsthop"
+	"github.com/tulle-mesh/tulle/internal/observed"
 	"github.com/tulle-mesh/tulle/internal/version"
 )
 
@@ -80,12 +81,23 @@ func (w *worker) adminHandler() http.Handler {
 			w.log.Debug("could not show the status", "err", err)
 		}
 	})
+	mux.HandleFunc("GET /observed", w.observed)
 	mux.Handle("GET "+firsthop.Path, firsthop.Handler(w.podName))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return mux
+}
+
+// observed answers with what was called in audit mode: of the destination "to", or of all.
+func (w *worker) observed(out http.ResponseWriter, r *http.Request) {
+	report := w.proxy.Observed(observed.To(r.URL.Query().Get("to")))
+	report.Pod, report.Node = w.podName, w.nodeName
+	out.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(out).Encode(report); err != nil {
+		w.log.Debug("could not show what was observed", "err", err)
+	}
 }
 
 // status is what GET /status answers.

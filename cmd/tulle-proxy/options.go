@@ -31,6 +31,8 @@ type options struct {
 	stopWait, stopLag, drainLimit, stopLimit time.Duration
 	hangLimit, hangHardLimit, readyGrace     time.Duration
 
+	resilience resilience
+
 	accessLog           bool
 	logLevel, logFormat string
 	log                 *slog.Logger
@@ -54,7 +56,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.dnsAddress, "dns-address", ":15053", "address of the mesh DNS, UDP and TCP")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15020", "address of /metrics")
 	f.StringVar(&o.healthAddress, "health-address", ":15021", "address of /readyz and /healthz")
-	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /config, /status, /version, /first-hop and /debug/pprof; "" = none`)
+	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /config, /status, /version, /observed, /first-hop and /debug/pprof; "" = none`)
 	f.DurationVar(&o.dnsTTL, "dns-ttl", 5*time.Second, "how long clients may remember a mesh name's address")
 
 	f.DurationVar(&o.identityWait, "identity-wait", 5*time.Second, "how long a call to a protected workload waits for who its caller is; 0 = not at all")
@@ -68,6 +70,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.hangHardLimit, "hang-hard-limit", 10*time.Second, "silence of a worker after which it is replaced whatever the reason")
 	f.DurationVar(&o.readyGrace, "ready-grace", 2*time.Second, "how long the proxy stays ready while its worker is replaced")
 
+	o.resilience.addFlags(f)
+
 	f.BoolVar(&o.accessLog, "access-log", false, "write a JSON line per request to standard output")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
@@ -77,6 +81,9 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 func (o *options) complete() error {
 	if o.controller == "" {
 		o.controller = "tulle-controller." + o.podNamespace + ".svc:15010"
+	}
+	if err := o.resilience.check(); err != nil {
+		return err
 	}
 	host, _, err := net.SplitHostPort(o.controller)
 	if err != nil {

@@ -96,6 +96,9 @@ func TestServes(t *testing.T) {
 	if _, config, err := get("http://" + p.admin + "/config"); !strings.Contains(config, `"kind": "Service"`) || strings.Contains(config, "the token") {
 		t.Errorf("the config dump, %v:\n%s", err, config)
 	}
+	if _, seen, err := get("http://" + p.admin + "/observed?to=shop"); !strings.HasPrefix(seen, `{"pod":"`+podName+`","node":"node-1","since":"`) || !strings.HasSuffix(seen, "\"edges\":[]}\n") {
+		t.Errorf("what was observed: %s, %v", seen, err)
+	}
 	if _, heap, err := get("http://" + p.admin + "/debug/pprof/goroutine?debug=1"); !strings.Contains(heap, "goroutine profile") {
 		t.Errorf("pprof answers %q, %v", heap, err)
 	}

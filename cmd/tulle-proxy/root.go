@@ -43,5 +43,11 @@ Every flag can be set by an environment variable, too: --log-level by TULLE_LOG_
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return o.work(cmd.Context()) },
 	})
+	root.AddCommand(&cobra.Command{
+		Use:   "dns",
+		Short: "Serve the mesh's names only, beside a proxy that is not the mesh's own",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return o.serveNames(cmd.Context()) },
+	})
 	return root
 }

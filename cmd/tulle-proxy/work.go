@@ -103,7 +103,8 @@ func (w *worker) start(ctx context.Context, cancel context.CancelCauseFunc) (<-c
 
 func (o *options) newWorker(held *holder.Worker) (w *worker, err error) {
 	w = &worker{options: o, held: held, registry: prometheus.NewRegistry()}
-	config := proxy.Config{Sockets: held, Registerer: w.registry, Log: o.log, IdentityWait: o.identityWait}
+	config := proxy.Config{Sockets: held, Registerer: w.registry, Log: o.log, IdentityWait: o.identityWait, Gateways: gateways()}
+	o.resilience.set(&config)
 	if o.identityWait <= 0 {
 		config.IdentityWait = -1
 	}

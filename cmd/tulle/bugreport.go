@@ -65,7 +65,7 @@ func (o *bugreportOptions) run(cmd *cobra.Command) error {
 func writeFile(name string, write func(io.Writer) error) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return install.WithNext(err, "name a file that you may write with --file")
+		return install.WithNext(err, "name a file that you may write")
 	}
 	if err := write(f); err != nil {
 		f.Close()

@@ -60,7 +60,7 @@ func (o *demoOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	run := runOptions{dir: dir, zones: []string{"mesh"}, defaultMode: "http", stdout: o.stdout, stderr: o.stderr}
+	run := runOptions{folderFlags: folderFlags{dir: dir, zones: []string{"mesh"}, defaultMode: "http", access: "off"}, stdout: o.stdout, stderr: o.stderr}
 	mesh, err := run.mesh(ctx)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ Every flag can be set by an environment variable, too: --timeout by TULLE_TIMEOU
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newInstall(), newUpgrade(), newUninstall(), newCheck(), newStatus(), newWhy(), newDNS(), newImages(), newBugreport(), newVersion())
-	root.AddCommand(newRun(), newDemo(stdin))
+	root.AddCommand(newInstall(), newUpgrade(), newUninstall(), newCheck(), newStatus(), newWhy(), newPolicy(), newDNS(), newImages(), newBugreport(), newVersion())
+	root.AddCommand(newRun(), newDemo(stdin), newTraefik())
 	return root
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,15 +9,14 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
-	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tulle-mesh/tulle/internal/install"
+	"github.com/tulle-mesh/tulle/internal/observed"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
@@ -28,14 +26,13 @@ import (
 
 // runOptions are the flags of `tulle run`.
 type runOptions struct {
-	dir         string
-	zones       []string
-	dns         string
-	defaultMode string
-	access      string
-	accessLog   bool
-	stdout      io.Writer
-	stderr      io.Writer
+	folderFlags
+
+	dns       string
+	accessLog bool
+	observed  string
+	stdout    io.Writer
+	stderr    io.Writer
 }
 
 func newRun() *cobra.Command {
@@ -52,12 +49,10 @@ served; the mesh DNS answers on a loopback port. Identities are simulated, so no
 			return o.run(cmd.Context())
 		},
 	}
-	cmd.Flags().StringVarP(&o.dir, "filename", "f", "", "folder with YAML files")
-	cmd.Flags().StringSliceVar(&o.zones, "zones", []string{"mesh"}, "DNS zones of the mesh")
+	o.add(cmd.Flags())
 	cmd.Flags().StringVar(&o.dns, "dns", "", "loopback address and port of the mesh DNS (default 127.0.0.1:15353, or a free port if that is taken)")
-	cmd.Flags().StringVar(&o.defaultMode, "default-mode", "http", "what a TCP port that says nothing carries: http or tcp")
-	cmd.Flags().StringVar(&o.access, "access", "off", "access control of namespaces without the label tulle.dev/access: off, audit or enforce")
 	cmd.Flags().BoolVar(&o.accessLog, "access-log", false, "write a JSON access log to standard output")
+	cmd.Flags().StringVar(&o.observed, "observed", "", "`file` to write at the end: what was called in audit mode, for tulle policy generate -f")
 	return cmd
 }
 
@@ -70,7 +65,12 @@ func (o *runOptions) run(ctx context.Context) error {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- mesh.Run(ctx) }()
-	return o.tell(mesh, done)
+	if err := o.tell(mesh, done); err != nil || o.observed == "" {
+		return err
+	}
+	return writeFile(o.observed, func(w io.Writer) error {
+		return writeJSON(w, observed.Reports{Proxies: []observed.Report{mesh.Observed()}})
+	})
 }
 
 // tell says what the mesh serves and what is wrong, now and whenever it changes, until the mesh ends.
@@ -114,25 +114,11 @@ func (o *runOptions) mesh(ctx context.Context) (*standalone.Mesh, error) {
 // config checks the flags.
 func (o *runOptions) config() (standalone.Config, error) {
 	c := standalone.Config{
-		Dir: o.dir, Zones: o.zones, DefaultMode: topology.Protocol(o.defaultMode), Access: topology.AccessMode(cmp.Or(o.access, string(topology.AccessOff))), Loopback: standalone.DetectLoopback(),
+		Dir: o.dir, Zones: o.zones, DefaultMode: topology.Protocol(o.defaultMode), Access: topology.AccessMode(o.access), Loopback: standalone.DetectLoopback(),
 		Proxy: proxy.Config{Log: slog.New(slog.NewTextHandler(o.stderr, nil))},
 	}
-	if o.dir == "" {
-		return c, install.WithNext(errors.New("no folder to read"), "name a folder of YAML files with -f; `tulle demo` shows one")
-	}
-	if c.DefaultMode != topology.HTTP && c.DefaultMode != topology.TCP {
-		return c, install.WithNext(fmt.Errorf("unknown --default-mode %q", o.defaultMode), "use http or tcp")
-	}
-	if !slices.Contains([]topology.AccessMode{topology.AccessOff, topology.AccessAudit, topology.AccessEnforce}, c.Access) {
-		return c, install.WithNext(fmt.Errorf("unknown --access %q", o.access), "use off, audit or enforce")
-	}
-	if len(o.zones) == 0 {
-		return c, install.WithNext(errors.New("no --zones"), "name at least one DNS zone, e.g. mesh")
-	}
-	for _, z := range o.zones {
-		if wrong := validation.IsDNS1123Subdomain(strings.Trim(z, ".")); len(wrong) > 0 {
-			return c, install.WithNext(fmt.Errorf("--zones %q is not the name of a zone", z), "use letters, digits, dots and dashes, e.g. mesh")
-		}
+	if err := o.check(); err != nil {
+		return c, err
 	}
 	if o.dns != "" {
 		address, err := netip.ParseAddrPort(o.dns)

@@ -97,7 +97,8 @@ func TestRun(t *testing.T) {
 	}
 	write("web.yaml", webService)
 	write("broken.yaml", "kind: [\n")
-	s := startCommand(t, "run", "-f", dir, "--dns", "127.0.0.1:0", "--zones", "mesh,traefik.mesh")
+	seen := filepath.Join(t.TempDir(), "seen.json")
+	s := startCommand(t, "run", "-f", dir, "--dns", "127.0.0.1:0", "--zones", "mesh,traefik.mesh", "--observed", seen)
 	s.stdout.await(t, `^web\.shop\.mesh +127\.\d+\.\d+\.\d+ +8080/http`)
 	s.stdout.await(t, `^mesh DNS on 127\.0\.0\.1:(\d+); try: dig @127\.0\.0\.1 -p \d+ web\.shop\.mesh$`)
 	s.stderr.await(t, `^identities are simulated`)
@@ -111,6 +112,9 @@ func TestRun(t *testing.T) {
 	s.stdout.await(t, `^mended\.shop\.mesh +127\.`)
 	if err := s.stop(); err != nil {
 		t.Errorf("tulle run ended with %v", err)
+	}
+	if saved, err := os.ReadFile(seen); err != nil || !strings.Contains(string(saved), `"pod": "standalone"`) {
+		t.Errorf("what was observed: %q, %v", saved, err)
 	}
 	if n := strings.Count(s.stderr.String(), "RootNotFound"); n != 1 {
 		t.Errorf("a problem was said %d times:\n%s", n, s.stderr)

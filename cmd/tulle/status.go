@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/install"
 	"github.com/tulle-mesh/tulle/internal/status"
 )
@@ -61,6 +62,12 @@ func writeStatus(w io.Writer, s *status.Status) error {
 	a := l.Addresses
 	fmt.Fprintf(t, "addresses\t%d of %d services (%s: %d dedicated, %d shared), %d of %d proxies ready on %d nodes\n",
 		a.Assigned, a.Services, a.Mode, a.Dedicated, a.Shared, a.Ready, a.Proxies, a.Nodes)
+	if l.Engine != nil {
+		fmt.Fprintf(t, "engine\t%s\n", l.Engine.Name)
+		for _, limit := range l.Engine.Limits {
+			fmt.Fprintf(t, "\t  %s\n", limit)
+		}
+	}
 	if l.DNS != nil {
 		fmt.Fprintf(t, "dns\t%s (%s, %s %s) %s\n", l.DNS.State, l.DNS.Mode, l.DNS.Kind, l.DNS.Object, l.DNS.Message)
 	}
@@ -72,7 +79,23 @@ func writeStatus(w io.Writer, s *status.Status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	return writeProxies(w, s.Replicas)
+	if err := writeProxies(w, s.Replicas); err != nil {
+		return err
+	}
+	return writeDirect(w, l.Direct)
+}
+
+// writeDirect writes a line for each protected workload.
+func writeDirect(w io.Writer, workloads []status.Direct) error {
+	if len(workloads) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(t, "\nPROTECTED WORKLOAD\tBYPASS\tCALLS PAST THE MESH\n")
+	for _, d := range workloads {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", d.Workload, d.Mode, bypass.Text(bypass.State(d.State), d.Why, d.Except))
+	}
+	return t.Flush()
 }
 
 func writeIdentity(w io.Writer, i *status.Identity) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/files"
 	"github.com/tulle-mesh/tulle/internal/install"
 	"github.com/tulle-mesh/tulle/internal/kube"
@@ -94,9 +95,13 @@ func (o *whyOptions) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return install.WithNext(err, "`tulle why --help` shows examples")
 	}
+	if o.dir == "" {
+		o.wayAround(cmd.Context(), a)
+	}
 	for _, h := range hidden {
 		a.Notes = append(a.Notes, "you may not read "+h+": the answer leaves it out, and may be wrong for that")
 	}
+	a.Hidden = hidden
 	if o.output == "json" {
 		err = writeJSON(cmd.OutOrStdout(), a)
 	} else {
@@ -106,6 +111,23 @@ func (o *whyOptions) run(cmd *cobra.Command, args []string) error {
 		return errDenied
 	}
 	return err
+}
+
+// wayAround says what the controllers know of calls past the mesh to the destinations, if the user may read that.
+func (o *whyOptions) wayAround(ctx context.Context, a *why.Answer) {
+	cluster, err := o.connect()
+	if err != nil {
+		return
+	}
+	s, err := install.ReadStatus(ctx, cluster, o.namespace)
+	if err != nil || s == nil {
+		return
+	}
+	known := map[string]string{}
+	for _, d := range s.Leader.Direct {
+		known[d.Workload] = bypass.Text(bypass.State(d.State), d.Why, d.Except)
+	}
+	a.AroundTo(known)
 }
 
 // question is what the flags, or a line of a log, ask.
@@ -184,23 +206,17 @@ func (o *whyOptions) read(ctx context.Context, q why.Question) (topology.Config,
 	if err != nil {
 		return topology.Config{}, topology.Resources{}, nil, install.Explain(err)
 	}
-	config, err := o.settings(ctx, cluster)
-	if err != nil {
+	config := topology.Config{MeshNamespace: o.namespace, IgnoreNamespaces: []string{"kube-system"}}
+	if s, err := install.SettingsOf(ctx, cluster, o.namespace); err != nil || s == nil {
 		hidden = append(hidden, "the mesh's settings")
-		config = topology.Config{MeshNamespace: o.namespace, IgnoreNamespaces: []string{"kube-system"}}
+	} else {
+		config = o.topology(s)
 	}
 	return config, snapshot.Resources, hidden, nil
 }
 
-// settings are those of the mesh that is installed.
-func (o *whyOptions) settings(ctx context.Context, cluster *install.Cluster) (topology.Config, error) {
-	s, err := install.SettingsOf(ctx, cluster, o.namespace)
-	if err != nil {
-		return topology.Config{}, err
-	}
-	if s == nil {
-		return topology.Config{}, notInstalled(o.namespace)
-	}
+// topology is how the mesh that is installed reads the cluster.
+func (o *clusterOptions) topology(s install.Settings) topology.Config {
 	c := topology.Config{
 		MeshNamespace: o.namespace, WatchNamespaces: s.List("watch-namespaces"), IgnoreNamespaces: s.List("ignore-namespaces"),
 		DefaultMode: topology.Protocol(s["default-mode"]), AccessDefault: topology.AccessMode(s["access-default"]),
@@ -214,5 +230,5 @@ func (o *whyOptions) settings(ctx context.Context, cluster *install.Cluster) (to
 			}
 		}
 	}
-	return c, nil
+	return c
 }

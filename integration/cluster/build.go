@@ -26,11 +26,12 @@ const (
 
 // Binaries are what a cluster is made of.
 type Binaries struct {
-	Kube     string // folder with one link per component, all to the same file
-	CoreDNS  string
-	pause    string // archives
-	coredns  string
-	testtool string
+	Kube       string // folder with one link per component, all to the same file
+	CoreDNS    string
+	kubeRouter string // only of clusters with NetworkPolicies
+	pause      string // archives
+	coredns    string
+	testtool   string
 }
 
 func (b Binaries) component(name string) string { return filepath.Join(b.Kube, name) }
@@ -87,6 +88,22 @@ func (b *Binaries) images(ctx context.Context, root, cache string) error {
 		return err
 	}
 	b.testtool, err = images.Testtool(ctx, root, own)
+	return err
+}
+
+// buildEngine makes kube-router, of which clusters use the NetworkPolicy engine.
+func (b *Binaries) buildEngine(ctx context.Context, root string, log func(string)) error {
+	root, err := FindRoot(root)
+	if err != nil {
+		return err
+	}
+	cache, err := CacheDir()
+	if err != nil {
+		return err
+	}
+	m := module{dir: filepath.Join(root, "integration/kube-router"), cache: cache, name: "kube-router", path: "github.com/cloudnativelabs/kube-router/v2", log: log}
+	m.flags = func(string) string { return "-s -w" }
+	b.kubeRouter, err = m.build(ctx)
 	return err
 }
 

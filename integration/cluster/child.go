@@ -96,6 +96,11 @@ func (s nodeSpec) init() error {
 	if err := start(daemon{"kube-proxy", []string{filepath.Join(s.Bin, "kube-proxy"), "--config=" + s.conf("kube-proxy.yaml")}}); err != nil {
 		return err
 	}
+	if len(s.Engine) > 0 {
+		if err := start(daemon{"kube-router", s.Engine}); err != nil {
+			return err
+		}
+	}
 	for {
 		pid, err := syscall.Wait4(-1, nil, 0, nil)
 		if err != nil && !errors.Is(err, syscall.EINTR) {

@@ -24,20 +24,21 @@ import (
 
 // Options says what to start. The zero value is a quick cluster of two nodes with kube-proxy in nftables mode.
 type Options struct {
-	Name           string        // up to eight of a-z and 0-9; unique among running clusters; default random
-	Nodes          int           // 1 to 99, default 2
-	NoNodes        bool          // only a control plane: what Nodes and Pods there are is up to who writes them
-	Profile        Profile       // default Quick
-	ProxyMode      string        // of kube-proxy: nftables (default) or iptables
-	DualStack      bool          // IPv6 addresses beside the IPv4 ones for nodes, pods and Services
-	DNSImports     bool          // the Corefile imports those of ConfigMap coredns-custom, as k3s' and AKS' do
-	Images         []string      // OCI archives that every node imports before its kubelet starts
-	Manifests      []string      // YAML files, applied once the API server answers
-	APIServerFlags []string      // further flags of kube-apiserver
-	LogDir         string        // where the logs of all components go and stay; default: the state folder, which goes
-	Log            func(string)  // told about progress; may be nil
-	Timeout        time.Duration // for becoming ready, default 3 minutes; builds are not counted
-	Root           string        // the source tree of tulle; default: looked for upwards from the working directory
+	Name            string        // up to eight of a-z and 0-9; unique among running clusters; default random
+	Nodes           int           // 1 to 99, default 2
+	NoNodes         bool          // only a control plane: what Nodes and Pods there are is up to who writes them
+	Profile         Profile       // default Quick
+	ProxyMode       string        // of kube-proxy: nftables (default) or iptables
+	DualStack       bool          // IPv6 addresses beside the IPv4 ones for nodes, pods and Services
+	NetworkPolicies bool          // kube-router enforces them; without it, nothing does
+	DNSImports      bool          // the Corefile imports those of ConfigMap coredns-custom, as k3s' and AKS' do
+	Images          []string      // OCI archives that every node imports before its kubelet starts
+	Manifests       []string      // YAML files, applied once the API server answers
+	APIServerFlags  []string      // further flags of kube-apiserver
+	LogDir          string        // where the logs of all components go and stay; default: the state folder, which goes
+	Log             func(string)  // told about progress; may be nil
+	Timeout         time.Duration // for becoming ready, default 3 minutes; builds are not counted
+	Root            string        // the source tree of tulle; default: looked for upwards from the working directory
 }
 
 // Cluster is a running cluster.
@@ -111,6 +112,11 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	bins, err := Build(ctx, o.Root, o.Log)
 	if err != nil {
 		return nil, err
+	}
+	if o.NetworkPolicies {
+		if err := bins.buildEngine(ctx, o.Root, o.Log); err != nil {
+			return nil, err
+		}
 	}
 	lock, err := lockName(o.Name)
 	if err != nil {

@@ -92,6 +92,17 @@ func (c *Cluster) StartProgram(name string, argv ...string) (pid int, err error)
 	return c.procs.find(name).cmd.Process.Pid, nil
 }
 
+// StopProgram kills a program that StartProgram started, and returns when it has ended.
+func (c *Cluster) StopProgram(name string) error {
+	p := c.procs.find(name)
+	if p == nil {
+		return fmt.Errorf("no program %q", name)
+	}
+	_ = p.cmd.Process.Kill() // it may have ended already
+	<-p.done
+	return nil
+}
+
 // APIServer is the URL of the API server inside the cluster's networks.
 func (c *Cluster) APIServer() string { return "https://" + apiAddress }
 

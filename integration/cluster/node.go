@@ -24,6 +24,7 @@ type nodeSpec struct {
 	IPs     string   // comma separated
 	IPv6    bool     // forward it
 	Images  []string // OCI archives to import
+	Engine  []string // the command line of what enforces NetworkPolicies; empty = none
 }
 
 // nodeDirs are folders of the machine that every node has of its own.
@@ -34,6 +35,9 @@ func (c *Cluster) startNode(n node) error {
 	spec := nodeSpec{
 		Name: n.String(), Cluster: c.o.Name, Dir: filepath.Join(c.dir, n.String()), LogDir: c.logDir(), Bin: c.bins.Kube, PKI: c.pki.dir,
 		IPs: c.both(n.ip(), n.ip6()), IPv6: c.o.DualStack, Images: append(c.bins.Images(), c.o.Images...),
+	}
+	if c.o.NetworkPolicies {
+		spec.Engine = c.engine(n)
 	}
 	for _, d := range nodeDirs {
 		if err := errors.Join(os.MkdirAll(spec.own(d), 0o755), os.MkdirAll(d, 0o755)); err != nil {
@@ -56,6 +60,18 @@ func (c *Cluster) startNode(n node) error {
 	}
 	env := []string{childEnv + "=" + stageEnter, specEnv + "=" + string(b)}
 	return c.procs.start("node-"+spec.Name, env, "nsenter", "--net="+c.netns(spec.Name), self)
+}
+
+// engine is kube-router without its router and its service proxy.
+func (c *Cluster) engine(n node) []string {
+	argv := []string{
+		c.bins.kubeRouter, "--kubeconfig=" + c.pki.path("kube-router.kubeconfig"), "--hostname-override=" + n.String(),
+		"--service-cluster-ip-range=" + c.both(serviceCIDR, serviceCIDR6), "--service-node-port-range=30000-32767", "--health-port=0",
+	}
+	if c.o.DualStack {
+		argv = append(argv, "--enable-ipv6")
+	}
+	return argv
 }
 
 func (s nodeSpec) own(dir string) string { return filepath.Join(s.Dir, "root", dir) }

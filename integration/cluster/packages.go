@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -45,6 +46,44 @@ func InstallPackages(ctx context.Context, log func(string)) error {
 	return aptGet(ctx, install...)
 }
 
+// UnpackProgram takes one file out of a Debian package, unless the cache has it, and returns where it is. The package is
+// not installed: a daemon that it holds doesn't start.
+func UnpackProgram(ctx context.Context, name, file, cache string) (string, error) {
+	dir := filepath.Join(cache, "debian-"+name)
+	program := filepath.Join(dir, file)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	unlock, err := lockFile(ctx, filepath.Join(dir, "lock"), func() {})
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
+	// A mirror drops old versions, so the list of packages may be too old as well as empty.
+	if aptGetIn(ctx, dir, "download", name) != nil {
+		if err := aptGet(ctx, "update"); err != nil {
+			return "", err
+		}
+		if err := aptGetIn(ctx, dir, "download", name); err != nil {
+			return "", err
+		}
+	}
+	const script = `mkdir -p "$(dirname "$2")"
+dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./$2" >"$2.part"
+chmod 755 "$2.part"
+mv "$2.part" "$2"
+rm "$1"_*.deb`
+	unpack := exec.CommandContext(ctx, "sh", "-euc", script, "unpack", name, file)
+	unpack.Dir = dir
+	if out, err := unpack.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("unpack Debian's package %s: %w: %s", name, err, out)
+	}
+	return program, nil
+}
+
 func missingPackages() []string {
 	var missing []string
 	for _, p := range packages {
@@ -55,9 +94,11 @@ func missingPackages() []string {
 	return missing
 }
 
-func aptGet(ctx context.Context, args ...string) error {
+func aptGet(ctx context.Context, args ...string) error { return aptGetIn(ctx, "", args...) }
+
+func aptGetIn(ctx context.Context, dir string, args ...string) error {
 	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "DPkg::Lock::Timeout=300"}, args...)...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("apt-get %s: %w: %s", strings.Join(args, " "), err, out)
 	}

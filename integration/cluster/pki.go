@@ -146,6 +146,9 @@ func (c *Cluster) certificates() error {
 		{file: "kube-scheduler", user: "system:kube-scheduler"},
 		{file: "kube-proxy", user: "system:kube-proxy"},
 	}
+	if c.o.NetworkPolicies {
+		ids = append(ids, identity{file: "kube-router", user: "kube-router", group: "system:masters"})
+	}
 	for i := range c.o.Nodes {
 		n := node(i + 1)
 		ids = append(ids, identity{file: n.String(), user: "system:node:" + n.String(), group: "system:nodes", names: []string{n.String(), n.ip()}})

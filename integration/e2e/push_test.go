@@ -80,7 +80,10 @@ func (p *pushSuite) open(t *testing.T, token string) *stream {
 func (e *env) dialer(t *testing.T, p pod, port int) func(context.Context) (net.Conn, error) {
 	t.Helper()
 	if e.embedded == nil {
-		addr := e.forward(t.Context(), t, p, port)
+		addr, err := e.forward(t.Context(), p, port)
+		if err != nil {
+			t.Fatal(err)
+		}
 		return func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", addr) }
 	}
 	addr := net.JoinHostPort(p.ip, fmt.Sprint(port))

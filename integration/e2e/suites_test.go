@@ -23,12 +23,19 @@ func suites() []suite {
 		{name: "mesh names", on: []string{nftables, iptables}, run: meshNames},
 		{name: "splits", on: []string{nftables, iptables}, run: splits},
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
+		{name: "versions", on: []string{iptables}, run: versions},
+		{name: "flagger", on: []string{nftables}, run: flagger},
 		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
+		{name: "access", on: []string{nftables}, run: accessControl},
+		{name: "way around", on: []string{iptables}, run: wayAround},
+		{name: "way around without an engine", on: []string{nftables}, run: noEngine},
 		{name: "push", on: []string{nftables}, run: pushed},
 		{name: "mesh names dual-stack", on: []string{dualStack}, run: meshDualStack},
 		{name: "custom stub domain", on: []string{dualStack}, run: customStubDomain},
 		{name: "stub domain", on: []string{honest}, run: stubDomain},
 		{name: "roll-outs", on: []string{honest}, run: rollouts},
+		{name: "released", on: []string{iptables}, run: released},
+		{name: "stock Traefik", on: []string{nftables}, run: stockTraefik}, // the last one before the mesh goes
 		{name: "uninstall", run: uninstall},
 		{name: "lookups' end", on: []string{honest}, run: lookupsEnd},
 		{name: "upgrade", on: []string{honest}, run: upgrades},
@@ -60,7 +67,7 @@ func places() []place {
 	}
 	return []place{
 		{nftables, cluster.Options{ProxyMode: "nftables"}},
-		{iptables, cluster.Options{ProxyMode: "iptables"}},
+		{iptables, cluster.Options{ProxyMode: "iptables", NetworkPolicies: true}},
 		{honest, cluster.Options{Profile: cluster.Honest}},
 		{dualStack, cluster.Options{DualStack: true, DNSImports: true}},
 	}

@@ -11,5 +11,9 @@ const (
 	execTimeout    = 2 * time.Minute  // a command in a pod
 	installTimeout = 5 * time.Minute  // tulle install, upgrade, uninstall
 	buildTimeout   = 15 * time.Minute // programs and images
+	lookEvery      = 20 * time.Second // Flagger is asked to look again
 	forwardTimeout = 15 * time.Second // a port-forward opens
+
+	atOnce           = time.Second      // a change of policy takes effect
+	identityLifetime = 15 * time.Second // of the access suite: that of a pod's identity
 )

@@ -78,6 +78,7 @@ type Verdict struct {
 	// mode the call is allowed nonetheless.
 	Reason Reason
 	Rule   *Rule // what allows the call; nil if nothing does or has to
+	Audit  bool  // nothing is enforced: the call is to be recorded
 	// Path is the canonical path, to be forwarded in place of the one that the client sent; empty if that stays.
 	Path string
 }
@@ -91,7 +92,7 @@ func Decide(c Caller, w *Workload, p Port, r *Request) Verdict {
 	v := w.judge(c, p, r)
 	v.Allow = v.Reason == ""
 	if w.mode == Audit {
-		v.Allow, v.Path = true, "" // traffic stays as it is
+		v.Allow, v.Audit, v.Path = true, true, "" // traffic stays as it is
 	}
 	return v
 }

@@ -134,7 +134,7 @@ func TestModes(t *testing.T) {
 	audited := compile(t, &configv1.Policy{Mode: configv1.AccessMode_ACCESS_MODE_AUDIT, Groups: api(), Grants: []*configv1.Grant{
 		grant("shop/http", "shop/http", &configv1.Rule{Kind: httpKind, Name: "api"}),
 	}})
-	if v := access.Decide(known("shop/x"), audited, port, request("GET", "/")); v != (access.Verdict{Allow: true, Reason: access.SourceDenied}) {
+	if v := access.Decide(known("shop/x"), audited, port, request("GET", "/")); v != (access.Verdict{Allow: true, Audit: true, Reason: access.SourceDenied}) {
 		t.Errorf("audited: %+v", v)
 	}
 	if v := access.Decide(known("shop/http"), audited, port, request("GET", "//api")); !v.Allow || v.Reason != "" || v.Path != "" {

@@ -90,7 +90,10 @@ func (c *Checker) Installed(ctx context.Context, s install.Settings) Report {
 		{"first-hop", m.firstHop},
 		{"network-policies", c.networkPolicies},
 		{"crds", c.crds},
+		{"webhooks", m.webhooks},
+		{"bypass", m.bypass},
 		{"problems", m.problems},
+		{"access", m.access},
 	})
 }
 

@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -39,7 +40,7 @@ const running = `
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: c-2, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: controller}}, spec: {nodeName: n1}, status: {phase: Running, conditions: [{type: Ready, status: "True"}]}}
 ---
-{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: trafficsplits.split.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}}
+{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: trafficsplits.split.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}, spec: {conversion: {strategy: Webhook, webhook: {clientConfig: {service: {namespace: tulle-system}}}}, versions: [{name: v1alpha4, served: true}]}}
 ---
 {apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: httproutegroups.specs.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}}
 ---
@@ -85,7 +86,28 @@ func newMesh(t *testing.T, objects ...string) (*Checker, *fakeapi.Server, *meshD
 	t.Helper()
 	m := serveDNS(t)
 	c, s := newChecker(t, append([]string{m.service()}, objects...)...)
+	s.Refuse = refuseGroups
 	return c, s, m
+}
+
+// refuseGroups is what the API server does if it asks the controllers.
+func refuseGroups(verb, resource, _, _ string) *apierrors.StatusError {
+	if verb == "create" && resource == "httproutegroups" {
+		return apierrors.NewBadRequest(`admission webhook "validate.tulle.dev" denied the request: InvalidRegex: matches[0]`)
+	}
+	return nil
+}
+
+// failing makes creating a resource fail, besides.
+func failing(message, resource string) func(*fakeapi.Server) {
+	return func(s *fakeapi.Server) {
+		s.Refuse = func(verb, r, ns, name string) *apierrors.StatusError {
+			if verb == "create" && r == resource {
+				return apierrors.NewInternalError(errors.New(message))
+			}
+			return refuseGroups(verb, r, ns, name)
+		}
+	}
 }
 
 func putStatus(t *testing.T, s *fakeapi.Server, st status.Status) {
@@ -133,6 +155,7 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 		objects string
 		status  func(*status.Status)
 		checker func(*Checker)
+		api     func(*fakeapi.Server)
 		check   string
 		level   Level
 		want    string
@@ -206,6 +229,38 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 			objects: `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: trafficsplits.split.smi-spec.io}, spec: {versions: [{name: v1alpha2, served: true}]}}`,
 			check:   "crds", level: Note, want: "trafficsplits.split.smi-spec.io is somebody else's and serves v1alpha2",
 		},
+		"bypassable": {
+			status: func(s *status.Status) {
+				s.Leader.Direct = []status.Direct{{Workload: "shop/api", Mode: "close", State: "Enforced"}, {Workload: "shop/web", Mode: "report", State: "Bypassable", Why: []string{"no NetworkPolicy closes TCP port 80"}}}
+			},
+			check: "bypass", level: Note, want: "shop/web can be called past the mesh: no NetworkPolicy closes TCP port 80",
+		},
+		"not closed": {
+			status: func(s *status.Status) {
+				s.Leader.Direct = []status.Direct{{Workload: "shop/web", Mode: "close", State: "Bypassable", Why: []string{"NetworkPolicies are not enforced on n1"}}}
+			},
+			check: "bypass", level: Failed, want: "NetworkPolicies are not enforced on n1",
+		},
+		"conversion not set up": {
+			objects: `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: trafficsplits.split.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}, spec: {conversion: {strategy: None}}}`,
+			check:   "webhooks", level: Failed, want: "not told to have SMI objects converted",
+		},
+		"conversion by another mesh": {
+			objects: `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: trafficsplits.split.smi-spec.io, labels: {app.kubernetes.io/name: tulle}}, spec: {conversion: {strategy: Webhook, webhook: {clientConfig: {service: {namespace: other}}}}}}`,
+			check:   "webhooks", level: Note, want: "converted by the mesh in namespace other",
+		},
+		"caBundle": {
+			api:   failing(`conversion webhook for split.smi-spec.io/v1alpha1, Kind=TrafficSplit failed: Post "https://tulle-webhook.tulle-system.svc:443/convert?timeout=30s": tls: failed to verify certificate: x509: certificate signed by unknown authority`, "trafficsplits"),
+			check: "webhooks", level: Failed, want: "the API server trusts another CA",
+		},
+		"webhook out of reach": {
+			api:   failing(`conversion webhook for split.smi-spec.io/v1alpha1, Kind=TrafficSplit failed: Post "https://tulle-webhook.tulle-system.svc:443/convert?timeout=30s": dial tcp 10.96.0.1:443: i/o timeout`, "trafficsplits"),
+			check: "webhooks", level: Failed, want: "has to reach port 15017",
+		},
+		"not judged": {
+			api:   func(s *fakeapi.Server) { s.Refuse = nil },
+			check: "webhooks", level: Failed, want: "does not have SMI objects judged",
+		},
 		"problem": {
 			status: func(s *status.Status) {
 				s.Leader.ProblemCount = 2
@@ -223,6 +278,9 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 			}
 			if tt.checker != nil {
 				tt.checker(c)
+			}
+			if tt.api != nil {
+				tt.api(s)
 			}
 			putStatus(t, s, st)
 			r := c.Installed(t.Context(), install.Settings{"zones": "mesh", "cluster-domain": "cluster.local", "dns-mode": "manage"})

@@ -80,6 +80,8 @@ func inPods(metrics string) func(context.Context, string, string, int, string) (
 		switch {
 		case port == 15020 && path == "/metrics":
 			return []byte("# TYPE tulle_proxy_requests_total counter\n" + metrics + "\n"), nil
+		case port == 15000 && strings.HasPrefix(path, "/observed?"):
+			return []byte(`{"edges": []}`), nil
 		case port == 15000:
 			w := httptest.NewRecorder()
 			firsthop.Handler(pod).ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))

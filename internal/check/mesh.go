@@ -213,6 +213,32 @@ func (m *mesh) addresses(context.Context) ([]Finding, error) {
 	return out, nil
 }
 
+// bypass lists the protected workloads that can be called past the mesh.
+func (m *mesh) bypass(context.Context) ([]Finding, error) {
+	if m.status == nil || len(m.status.Leader.Direct) == 0 {
+		return nil, nil
+	}
+	var out []Finding
+	for _, d := range m.status.Leader.Direct {
+		if len(d.Why) == 0 {
+			continue
+		}
+		f := Finding{Level: Note, Message: fmt.Sprintf("%s can be called past the mesh: %s", d.Workload, strings.Join(d.Why, "; ")), Next: "tulle policy plan shows what bypass=close would write; docs/access-control.md, the way around"}
+		if d.Mode == "close" {
+			f.Level, f.Next = Failed, "docs/access-control.md, the way around"
+		}
+		out = append(out, f)
+	}
+	if len(out) == 0 {
+		return []Finding{{Level: OK, Message: fmt.Sprintf("%d protected workloads can't be called past the mesh, but for whom tulle status names", len(m.status.Leader.Direct))}}, nil
+	}
+	const most = 20
+	if more := len(out) - most; more > 0 {
+		out = append(out[:most], Finding{Level: out[most].Level, Message: fmt.Sprintf("and %d workloads more can be called past the mesh", more), Next: "tulle status"})
+	}
+	return out, nil
+}
+
 // problems lists what is wrong with users' objects.
 func (m *mesh) problems(context.Context) ([]Finding, error) {
 	if m.status == nil {

@@ -11,7 +11,10 @@ import (
 	"fmt"
 	"net/netip"
 
+	networkingv1 "k8s.io/api/networking/v1"
+
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/shadow"
 	"github.com/tulle-mesh/tulle/internal/status"
@@ -33,6 +36,9 @@ type Snapshot struct {
 	Version uint64
 	Shadow  shadow.State
 	Proxies []shadow.Proxy // by pod name, also those that are not ready or about to end
+	// Policies and Owners are what calls past the mesh depend on. The lists are replaced when they change.
+	Policies []*networkingv1.NetworkPolicy
+	Owners   []*bypass.Owner
 	// ServiceCIDRs are the ranges of the cluster's Services, where the cluster publishes them.
 	ServiceCIDRs []netip.Prefix
 	// Bypass makes mesh names answer with the plain Services' addresses.
@@ -48,6 +54,16 @@ type Snapshot struct {
 type Publisher interface {
 	// Publish replaces what all proxies get (common, sorted by key) and what single proxies get besides (by pod name).
 	Publish(common []configv1.Resource, perProxy map[string][]configv1.Resource)
+}
+
+// Engine is another proxy than the mesh's own. It is given what the proxies do by ways of its own; names are the mesh's.
+type Engine interface {
+	// Render makes the engine's config. It is called by the goroutine that makes rounds; equal arguments give equal bytes.
+	Render(t topology.Topology, a shadow.Assigned) ([]byte, []problem.Problem, error)
+	// Publish replaces what the engine's proxies get.
+	Publish(config []byte)
+	// Status says which engine it is, and its limits, for people.
+	Status() status.Engine
 }
 
 // Proxies knows the proxies that are connected to this replica.

@@ -69,6 +69,11 @@ func (w *world) controller() *Controller {
 // run starts a Controller; the end of the test ends it.
 func (w *world) run(lead bool) *Controller {
 	c := w.controller()
+	w.runs(c, lead)
+	return c
+}
+
+func (w *world) runs(c *Controller, lead bool) {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var g sync.WaitGroup
 	g.Go(func() { _ = c.Run(ctx) })
@@ -76,7 +81,6 @@ func (w *world) run(lead bool) *Controller {
 		g.Go(func() { _ = c.Lead(ctx) })
 	}
 	w.t.Cleanup(func() { cancel(); g.Wait() })
-	return c
 }
 
 func (w *world) Changed() <-chan struct{} { return w.changed }

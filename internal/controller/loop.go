@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
 	"github.com/tulle-mesh/tulle/internal/shadow"
@@ -24,6 +26,7 @@ type Config struct {
 
 	Source    Source
 	Publisher Publisher
+	Engine    Engine // nil: the mesh's own proxy
 	Proxies   Proxies
 	Writer    Writer
 	Reporter  Reporter
@@ -46,6 +49,14 @@ type Config struct {
 	Trust func() *configv1.TrustBundle
 	// DNS gives the state of the stub domain and what is wrong with it, on the leader; may be nil.
 	DNS func() (*status.DNS, []problem.Problem)
+
+	Bypass bypass.Config
+	// Policies writes what closes the way around the mesh; nil: nobody looks at that.
+	Policies PolicyWriter
+	// Dial says whether a TCP connection could be opened from this pod, within a second or so.
+	Dial func(ctx context.Context, address netip.AddrPort) bool
+	// ProbeEvery is how often it is tried whether the way around is closed (default 3 s).
+	ProbeEvery time.Duration
 }
 
 // Controller makes config of a Source's snapshots. Run and Lead are called once at a time each.
@@ -62,21 +73,24 @@ type Controller struct {
 	toPlan  chan struct{} // there is a new round
 	toTell  chan struct{} // there may be new problems
 	toNote  chan struct{} // there may be a new state of this replica
+	toGuard chan struct{} // there is a new round, or something was tried
 	leading atomic.Bool
-	planned atomic.Pointer[plan] // on the leader: what came of the last plan
+	planned atomic.Pointer[plan]   // on the leader: what came of the last plan
+	direct  atomic.Pointer[direct] // on the leader: what is known of calls past the mesh
 }
 
 // New makes a Controller.
 func New(c Config) *Controller {
 	c.Quiet, c.MaxWait = cmp.Or(c.Quiet, 10*time.Millisecond), cmp.Or(c.MaxWait, 100*time.Millisecond)
 	c.IdentityLifetime = cmp.Or(c.IdentityLifetime, time.Hour)
+	c.ProbeEvery = cmp.Or(c.ProbeEvery, 3*time.Second)
 	c.RecordEvery, c.Avoid = cmp.Or(c.RecordEvery, 2*time.Second), cmp.Or(c.Avoid, 10*time.Minute)
 	if c.Metrics == nil {
 		c.Metrics = NewMetrics(nil)
 	}
 	return &Controller{
 		Config: c, started: time.Now(), busy: map[shadow.PortKey]time.Time{},
-		again: make(chan struct{}, 1), toPlan: make(chan struct{}, 1), toTell: make(chan struct{}, 1), toNote: make(chan struct{}, 1),
+		again: make(chan struct{}, 1), toPlan: make(chan struct{}, 1), toTell: make(chan struct{}, 1), toNote: make(chan struct{}, 1), toGuard: make(chan struct{}, 1),
 	}
 }
 
@@ -159,12 +173,15 @@ func (c *Controller) Lead(ctx context.Context) error {
 	c.Log.Info("leading", "name", c.Pod)
 	signal(c.toPlan)
 	signal(c.toTell)
+	signal(c.toGuard)
 	var g sync.WaitGroup
 	g.Go(func() { c.planAndWrite(ctx) })
 	g.Go(func() { c.tell(ctx) })
+	g.Go(func() { c.guard(ctx) })
 	g.Wait()
 	c.planned.Store(nil)
 	c.Metrics.problems(nil)
+	c.Metrics.direct(nil)
 	return nil
 }
 

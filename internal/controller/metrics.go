@@ -5,7 +5,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/problem"
+	"github.com/tulle-mesh/tulle/internal/status"
 )
 
 // Metrics are the Controller's.
@@ -21,6 +23,7 @@ type Metrics struct {
 	addresses    prometheus.Gauge
 	proxies      *prometheus.GaugeVec
 	leading      prometheus.Gauge
+	workloads    *prometheus.GaugeVec
 }
 
 // NewMetrics makes the metrics and registers them; r may be nil.
@@ -61,9 +64,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tulle_controller_leader", Help: "1 on the replica that writes to the cluster.",
 		}),
+		workloads: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tulle_protected_workloads", Help: "Enforced workloads, by whether they can be called past the mesh: Enforced, EnforcedExcept or Bypassable.",
+		}, []string{"state"}),
 	}
 	if r != nil {
-		r.MustRegister(m.rounds, m.roundSeconds, m.writes, m.pending, m.writeSeconds, m.writeErrors, m.problemCount, m.services, m.addresses, m.proxies, m.leading)
+		r.MustRegister(m.rounds, m.roundSeconds, m.writes, m.pending, m.writeSeconds, m.writeErrors, m.problemCount, m.services, m.addresses, m.proxies, m.leading, m.workloads)
 	}
 	return m
 }
@@ -106,6 +112,16 @@ func (m *Metrics) problems(problems []problem.Problem) {
 	m.problemCount.Reset()
 	for _, p := range problems {
 		m.problemCount.WithLabelValues(string(p.Reason)).Inc()
+	}
+}
+
+func (m *Metrics) direct(workloads []status.Direct) {
+	m.workloads.Reset()
+	for _, s := range []bypass.State{bypass.Enforced, bypass.EnforcedExcept, bypass.Bypassable} {
+		m.workloads.WithLabelValues(string(s)).Set(0)
+	}
+	for _, w := range workloads {
+		m.workloads.WithLabelValues(w.State).Inc()
 	}
 }
 

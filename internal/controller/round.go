@@ -31,8 +31,10 @@ type round struct {
 	services []configv1.Resource // of common: what the topology says
 	trust    []configv1.Resource // of common: whom proxies know each other by
 	perProxy map[string][]configv1.Resource
-	expires  time.Time // of the identities in perProxy
-	news     bool      // common or perProxy differ from the round before
+	expires  time.Time         // of the identities in perProxy
+	news     bool              // common or perProxy differ from the round before
+	engine   []byte            // the Engine's config, if there is one
+	limits   []problem.Problem // what it can't do of what the objects say
 }
 
 // round makes config of the current snapshot and publishes it. If that fails, which is a bug, the config stays what it
@@ -63,6 +65,7 @@ func (c *Controller) round() {
 	signal(c.toPlan)
 	signal(c.toTell)
 	signal(c.toNote)
+	signal(c.toGuard)
 }
 
 // build turns a snapshot into a round. A panic in it is an error: the objects that caused it would cause it again.
@@ -82,9 +85,12 @@ func (c *Controller) build(s Snapshot) (r *round, err error) {
 	if err := c.makeConfig(r, last, same); err != nil {
 		return nil, err
 	}
+	if err := c.makeEngineConfig(r, last, same); err != nil {
+		return nil, err
+	}
 	refused := c.refused(r)
 	r.busy = c.avoid(refused, time.Now())
-	r.problems = slices.Concat(r.found, refusalProblems(c.ownRef(), refused))
+	r.problems = slices.Concat(r.found, r.limits, refusalProblems(c.ownRef(), refused))
 	fillUIDs(r.problems, s.Resources)
 	slices.SortFunc(r.problems, problem.Problem.Compare)
 	return r, nil
@@ -148,11 +154,29 @@ func (c *Controller) untilRenewal() time.Duration {
 
 func sameResource(a, b configv1.Resource) bool { return a.Key == b.Key && a.Version == b.Version }
 
+// makeEngineConfig makes the Engine's config, if there is one, unless it can't differ from the last round's.
+func (c *Controller) makeEngineConfig(r, last *round, sameTopology bool) (err error) {
+	if c.Engine == nil {
+		return nil
+	}
+	if sameTopology && r.assigned.Equal(last.assigned) {
+		r.engine, r.limits = last.engine, last.limits
+		return nil
+	}
+	if r.engine, r.limits, err = c.Engine.Render(r.topology, r.assigned); err != nil {
+		return fmt.Errorf("build config of the proxy engine: %w", err)
+	}
+	return nil
+}
+
 // sameProxy compares what makes a difference to a proxy's config.
 func sameProxy(a, b shadow.Proxy) bool { return a.Pod == b.Pod && a.Node == b.Node }
 
 func (c *Controller) publish(r *round) (err error) {
 	defer recovered("publish config", &err)
+	if c.Engine != nil {
+		c.Engine.Publish(r.engine)
+	}
 	if !r.news {
 		return nil
 	}

@@ -95,7 +95,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // allProblems are those of the round, of the plan and others, sorted, each once.
 func (c *Controller) allProblems(r *round, more []problem.Problem) []problem.Problem {
-	out := slices.Concat(r.problems, more)
+	out := slices.Concat(r.problems, more, c.known().problems)
 	if p := c.planned.Load(); p != nil {
 		out = append(out, p.problems...)
 	}
@@ -111,7 +111,13 @@ func (c *Controller) dns() (*status.DNS, []problem.Problem) {
 }
 
 func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.Problem) status.Leader {
-	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r), Identity: c.identity(r)}
+	doc := status.Leader{
+		Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r),
+		Identity: c.identity(r), Direct: c.known().workloads,
+	}
+	if c.Engine != nil {
+		doc.Engine = new(c.Engine.Status())
+	}
 	doc.Controllers = append(doc.Controllers, c.Pod)
 	for _, other := range r.snapshot.Replicas {
 		doc.Controllers = append(doc.Controllers, other.Pod)
@@ -123,9 +129,9 @@ func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.
 	return doc
 }
 
-// identity says by what proxies know each other; nil if they don't.
+// identity says by what proxies know each other; nil if they don't, as those of another engine.
 func (c *Controller) identity(r *round) *status.Identity {
-	if c.Trust == nil {
+	if c.Trust == nil || c.Engine != nil {
 		return nil
 	}
 	out := &status.Identity{Roots: len(c.Trust().GetRoots())}

@@ -341,3 +341,25 @@ func FuzzPatch(f *testing.F) {
 		}
 	})
 }
+
+// TestAnotherZoneByHand: the edit that docs/migrating-from-traefik-mesh.md describes is what the mesh itself would write.
+func TestAnotherZoneByHand(t *testing.T) {
+	theirs := "#### Begin Traefik Mesh Block\ntraefik.mesh:53 {\n    errors\n    cache 30\n    forward . 10.96.0.9:53\n}\n#### End Traefik Mesh Block\n"
+	one, both := testBlock(), testBlock()
+	one.Zones, both.Zones = []string{"tulle.mesh"}, []string{"tulle.mesh", "traefik.mesh"}
+	before := mustPatch(t, plain+theirs, one)
+	for _, b := range []Block{both, testBlock()} { // mesh holds traefik.mesh
+		if _, err := b.Patch(before); err == nil {
+			t.Errorf("%q were taken although Traefik Mesh serves one of them", b.Zones)
+		}
+	}
+	edited := strings.Replace(before, theirs, "", 1)
+	edited = strings.Replace(edited, "# BEGIN tulle tulle-system tulle.mesh:", "# BEGIN tulle tulle-system tulle.mesh traefik.mesh:", 1)
+	_, server, _ := strings.Cut(edited, "\ntulle.mesh:53 {\n")
+	server, _, _ = strings.Cut(server, "\n}\n")
+	server += "\n}\n"
+	edited = strings.Replace(edited, server, server+"traefik.mesh:53 {\n"+server, 1)
+	if got, err := both.Patch(edited); err != nil || got != edited {
+		t.Errorf("%v:\n%s", err, cmp.Diff(edited, got))
+	}
+}

@@ -163,7 +163,10 @@ func (s *Server) do(q request) (out any, written Object, _ *apierrors.StatusErro
 		}
 	}
 	next := merge(old, q.body)
-	if old != nil && same(old, next) {
+	if q.dryRun {
+		return next, nil, nil
+	}
+	if old != nil && same(old, next, q.verb == "update") {
 		return old, nil, nil
 	}
 	s.store(q.key, next)
@@ -221,12 +224,15 @@ func merge(old, body Object) Object {
 	return out
 }
 
-func same(a, b Object) bool {
+// same compares objects; who owns which fields makes a difference only if a request says so.
+func same(a, b Object, owners bool) bool {
 	strip := func(o Object) Object {
 		o = maps.Clone(o)
 		m := maps.Clone(o["metadata"].(map[string]any))
 		delete(m, "resourceVersion")
-		delete(m, "managedFields")
+		if !owners {
+			delete(m, "managedFields")
+		}
 		o["metadata"] = m
 		return o
 	}

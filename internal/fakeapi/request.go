@@ -16,6 +16,7 @@ type request struct {
 	verb     string // as RBAC names it; apply and review besides
 	selector string
 	fields   string // a field selector: metadata.name or an Event's source
+	dryRun   bool
 	body     Object
 }
 
@@ -44,16 +45,21 @@ var kinds = []struct {
 	{"ClusterRoleBinding", "clusterrolebindings", "rbac.authorization.k8s.io/v1", false},
 	{"ValidatingAdmissionPolicy", "validatingadmissionpolicies", "admissionregistration.k8s.io/v1", false},
 	{"ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "admissionregistration.k8s.io/v1", false},
+	{"ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "admissionregistration.k8s.io/v1", false},
 	{"CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io/v1", false},
 	{"EndpointSlice", "endpointslices", "discovery.k8s.io/v1", true},
 	{"Lease", "leases", "coordination.k8s.io/v1", true},
 	{"TrafficTarget", "traffictargets", "access.smi-spec.io/v1alpha3", true},
+	{"TrafficSplit", "trafficsplits", "split.smi-spec.io/v1alpha4", true},
+	{"HTTPRouteGroup", "httproutegroups", "specs.smi-spec.io/v1alpha4", true},
+	{"TCPRoute", "tcproutes", "specs.smi-spec.io/v1alpha4", true},
 	{"SelfSubjectAccessReview", "selfsubjectaccessreviews", "authorization.k8s.io/v1", false},
 }
 
 // parse reads /api/v1/namespaces/NS/pods/NAME and its relatives.
 func parse(r *http.Request) (request, bool) {
 	q := request{selector: r.URL.Query().Get("labelSelector")}
+	q.dryRun = r.URL.Query().Has("dryRun")
 	q.fields = r.URL.Query().Get("fieldSelector")
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	switch {

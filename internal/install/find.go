@@ -15,7 +15,8 @@ import (
 // sought is a kind of which the mesh may have objects, and how they are told from others'.
 type sought struct {
 	apiVersion, kind string
-	// everywhere: in other namespaces, too, or cluster-scoped. Those have to carry the release's annotation.
+	// everywhere: in other namespaces, too, or cluster-scoped. Those have to carry the release's annotation, or the
+	// controllers' label with the mesh's namespace.
 	everywhere bool
 	selector   string
 }
@@ -39,12 +40,14 @@ func made() []sought {
 		{"v1", "ResourceQuota", false, chart},
 		{"policy/v1", "PodDisruptionBudget", false, chart},
 		{"networking.k8s.io/v1", "NetworkPolicy", false, chart},
+		{"networking.k8s.io/v1", "NetworkPolicy", true, controller},
 		{monitoring, "PodMonitor", false, chart},
 		{monitoring, "PrometheusRule", false, chart},
 		{rbac, "Role", true, chart},
 		{rbac, "RoleBinding", true, chart},
 		{rbac, "ClusterRole", true, chart},
 		{rbac, "ClusterRoleBinding", true, chart},
+		{admission, validationKind, true, chart},
 		{admission, "ValidatingAdmissionPolicy", true, chart},
 		{admission, "ValidatingAdmissionPolicyBinding", true, chart},
 	}
@@ -62,6 +65,7 @@ func (i *Installer) named() []Ref {
 		{"v1", "ConfigMap", ns, "tulle-trust"},
 		{"v1", "Secret", ns, "tulle-controller-tls"},
 		{"v1", "Secret", ns, "tulle-identity-ca"},
+		{"v1", "Secret", ns, "tulle-traefik-tls"},
 		{"v1", "Pod", ns, "tulle-dns-trial"},
 		{"coordination.k8s.io/v1", "Lease", ns, controllerName},
 	}

@@ -3,6 +3,7 @@ package install
 import (
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ func TestChartAndFlagsAgree(t *testing.T) {
 	// What the chart's own Services, probes and volumes depend on can't be changed by a value. The socket's name is a
 	// value with identity.mode spire only.
 	fixed := map[string][]string{
-		"tulle-controller": {"push-address", "metrics-address", "health-address", "admin-address", "kubeconfig"},
+		"tulle-controller": {"push-address", "metrics-address", "health-address", "admin-address", "traefik-address", "kubeconfig"},
 		"tulle-proxy":      {"spire-socket", "tunnel-address", "controller-name", "ca-file", "token-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
 	}
 	r := render(t, everything)
@@ -29,7 +30,7 @@ func TestChartAndFlagsAgree(t *testing.T) {
 	for command, container := range map[string]corev1.Container{
 		"tulle-controller": controller.Spec.Template.Spec.Containers[0], "tulle-proxy": proxy.Spec.Template.Spec.Containers[0],
 	} {
-		flags := flagsOf(t, "../../cmd/"+command+"/options.go")
+		flags := flagsOf(t, command)
 		given := map[string]bool{}
 		for _, arg := range container.Args {
 			name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
@@ -58,12 +59,8 @@ func TestChartAndFlagsAgree(t *testing.T) {
 func TestDefaultsAreThoseOfTheFlags(t *testing.T) {
 	r := render(t, "{}")
 	for kind, command := range map[string]string{"Deployment": "tulle-controller", "DaemonSet": "tulle-proxy"} {
-		source, err := os.ReadFile("../../cmd/" + command + "/options.go")
-		if err != nil {
-			t.Fatal(err)
-		}
 		defaults := map[string]string{}
-		for _, m := range regexp.MustCompile(`f\.DurationVar\(&[\w.]+, "([a-z-]+)", (?:(\d+)\*)?time\.(\w+)`).FindAllStringSubmatch(string(source), -1) {
+		for _, m := range regexp.MustCompile(`f\.DurationVar\(&[\w.]+, "([a-z-]+)", (?:(\d+)\*)?time\.(\w+)`).FindAllStringSubmatch(sourceOf(t, command), -1) {
 			n := m[2]
 			if n == "" {
 				n = "1"
@@ -84,18 +81,32 @@ func TestDefaultsAreThoseOfTheFlags(t *testing.T) {
 	}
 }
 
-func flagsOf(t *testing.T, file string) []string {
+// sourceOf is the source of a command.
+func sourceOf(t *testing.T, command string) string {
 	t.Helper()
-	source, err := os.ReadFile(file)
+	files, err := filepath.Glob("../../cmd/" + command + "/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
+	var all strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(b)
+	}
+	return all.String()
+}
+
+func flagsOf(t *testing.T, command string) []string {
+	t.Helper()
 	var out []string
-	for _, m := range regexp.MustCompile(`f\.\w+Var\(&[\w.]+, "([a-z-]+)"`).FindAllStringSubmatch(string(source), -1) {
+	for _, m := range regexp.MustCompile(`f\.\w+Var\(&[\w.]+, "([a-z-]+)"`).FindAllStringSubmatch(sourceOf(t, command), -1) {
 		out = append(out, m[1])
 	}
 	if len(out) < 10 {
-		t.Fatalf("found %d flags in %s only", len(out), file)
+		t.Fatalf("found %d flags of %s only", len(out), command)
 	}
 	return out
 }

@@ -58,7 +58,7 @@ func (i *Installer) Install(ctx context.Context, o Options) error {
 	}
 	next := &Record{Version: version.Version, Values: o.Values, Objects: refs(rendered.Objects), CRDs: old.CRDs}
 	if !o.SkipCRDs {
-		if next.CRDs, err = i.applyCRDs(ctx, rendered.CRDs); err != nil {
+		if next.CRDs, err = i.applyCRDs(ctx, rendered.CRDs, hasWebhooks(rendered.Objects)); err != nil {
 			return err
 		}
 	}
@@ -143,6 +143,9 @@ func (i *Installer) prune(ctx context.Context, gone []Ref) error {
 
 // ours is true if this release installed the object.
 func (i *Installer) ours(o *unstructured.Unstructured) bool {
+	if o.GetLabels()["tulle.dev/mesh"] == i.Namespace && o.GetLabels()["app.kubernetes.io/managed-by"] == controllerName {
+		return true
+	}
 	return o.GetLabels()["app.kubernetes.io/name"] == "tulle" && o.GetAnnotations()[releaseNamespaceAnnotation] == i.Namespace
 }
 

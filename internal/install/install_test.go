@@ -29,9 +29,39 @@ func working(s *fakeapi.Server) func(resource string, o fakeapi.Object) {
 			s.Put(fakeapi.Parse(`{apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-ca, namespace: tulle-system}}`)[0])
 			s.Put(fakeapi.Parse(`{apiVersion: v1, kind: Pod, metadata: {name: c-1, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: controller}}}`)[0])
 		case "daemonsets":
+			convertAll(s)
 			setStatus(s, o, `{"desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "numberAvailable": 2}`)
 			putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: "ok", Object: "kube-system/coredns"}})
 		}
+	}
+}
+
+// convertAll does what the leading controller does about the SMI kinds.
+func convertAll(s *fakeapi.Server) {
+	for _, name := range s.Names() {
+		crd := s.Get("customresourcedefinitions", "", strings.TrimPrefix(name, "customresourcedefinitions "))
+		if crd == nil {
+			continue
+		}
+		annotations, _ := crd["metadata"].(map[string]any)["annotations"].(map[string]any)
+		if annotations["tulle.dev/conversion"] != "webhook" {
+			continue
+		}
+		spec := maps.Clone(crd["spec"].(map[string]any))
+		spec["conversion"] = map[string]any{"strategy": "Webhook", "webhook": map[string]any{
+			"clientConfig":             map[string]any{"caBundle": "Y2E=", "service": map[string]any{"namespace": "tulle-system", "name": "tulle-webhook", "path": "/convert", "port": 443.0}},
+			"conversionReviewVersions": []any{"v1"},
+		}}
+		var versions []any
+		for _, v := range spec["versions"].([]any) {
+			version := maps.Clone(v.(map[string]any))
+			version["served"] = true
+			versions = append(versions, version)
+		}
+		spec["versions"] = versions
+		next := maps.Clone(crd)
+		next["spec"] = spec
+		s.Put(next)
 	}
 }
 
@@ -77,7 +107,7 @@ func TestInstallTwiceChangesNothing(t *testing.T) {
 	if err := i.Install(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"namespace tulle-system created", "controllers available", "proxies ready", "mesh names resolve (kube-system/coredns)"} {
+	for _, want := range []string{"namespace tulle-system created", "controllers available", "proxies ready", "all versions of SMI objects are served", "mesh names resolve (kube-system/coredns)"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no line %q in:\n%s", want, out)
 		}

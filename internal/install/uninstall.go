@@ -22,8 +22,9 @@ type UninstallOptions struct {
 	RestoreDNS func(context.Context) error
 }
 
-// Uninstall takes the mesh out of the cluster. The order keeps names working: first the controllers stop (they would put
-// the block back), then the cluster's DNS is restored, then the proxies go and everything else.
+// Uninstall takes the mesh out of the cluster. The order keeps objects and names working: first SMI objects are made
+// independent of the controllers, then these stop (they would put the block back), then the cluster's DNS is restored, then
+// the proxies go and everything else.
 func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 	found, err := i.find(ctx)
 	if err != nil {
@@ -33,7 +34,11 @@ func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 	if err != nil {
 		return err
 	}
-	if len(found) == 0 && (ns == nil || ns.Annotations[createdAnnotation] == "") && !o.CRDs {
+	converted, err := i.definitions(ctx)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 && len(converted) == 0 && (ns == nil || ns.Annotations[createdAnnotation] == "") && !o.CRDs {
 		i.say("the mesh is not installed in namespace %s: nothing to remove", i.Namespace)
 		return nil
 	}
@@ -47,7 +52,13 @@ func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 			return err
 		}
 	}
+	if err := i.releaseObjects(ctx); err != nil {
+		return err
+	}
 	if err := i.stopControllers(ctx); err != nil {
+		return err
+	}
+	if err := i.invite(ctx); err != nil {
 		return err
 	}
 	if err := o.RestoreDNS(ctx); err != nil {
@@ -121,7 +132,10 @@ func (i *Installer) waitForNoPods(ctx context.Context, component string) error {
 // removeAll deletes what was found, workloads first, and waits until their pods are gone: a pod's end makes objects, too.
 func (i *Installer) removeAll(ctx context.Context, found []Ref) error {
 	slices.SortStableFunc(found, func(a, b Ref) int { return cmp.Or(-cmp.Compare(order(a.Kind), order(b.Kind)), compareRefs(a, b)) })
-	workload := func(r Ref) bool { return r.Kind == "Deployment" || r.Kind == "DaemonSet" || r.Kind == "Pod" }
+	workload := func(r Ref) bool {
+		// NetworkPolicies of other namespaces shut out who has switched to plain names.
+		return r.Kind == "Deployment" || r.Kind == "DaemonSet" || r.Kind == "Pod" || r.Kind == "NetworkPolicy" && r.Namespace != i.Namespace
+	}
 	first, rest := slices.DeleteFunc(slices.Clone(found), func(r Ref) bool { return !workload(r) }), slices.DeleteFunc(slices.Clone(found), workload)
 	if err := i.remove(ctx, first); err != nil {
 		return err

@@ -23,6 +23,8 @@ const others = `
 {apiVersion: v1, kind: Event, metadata: {name: e1, namespace: shop}, source: {component: kubelet}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop, labels: {app.kubernetes.io/name: tulle}}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: others, namespace: shop, labels: {app.kubernetes.io/managed-by: tulle-controller, tulle.dev/mesh: other-mesh}}}
 `
 
 // controllersMade is what the controllers leave in the cluster.
@@ -31,7 +33,11 @@ const controllersMade = `
 ---
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: tulle-abc-1, namespace: tulle-system, labels: {endpointslice.kubernetes.io/managed-by: tulle-controller}}}
 ---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: tulle-web-1, namespace: shop, labels: {app.kubernetes.io/managed-by: tulle-controller, tulle.dev/mesh: tulle-system}}}
+---
 {apiVersion: v1, kind: Secret, metadata: {name: tulle-controller-tls, namespace: tulle-system}}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: tulle-traefik-tls, namespace: tulle-system}}
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-dns, namespace: tulle-system}}
 ---
@@ -100,7 +106,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 			}
 			want := []string{
 				"clusterroles tulle-controller.other", "configmaps kube-system/coredns", "deployments kube-system/coredns", "events shop/e1",
-				"namespaces shop", "nodes n1", "services kube-system/kube-dns", "services shop/web",
+				"namespaces shop", "networkpolicies shop/others", "nodes n1", "services kube-system/kube-dns", "services shop/web",
 			}
 			if !crds {
 				want = append(want,

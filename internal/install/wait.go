@@ -20,6 +20,8 @@ const (
 	controllerName = "tulle-controller"
 	proxyName      = "tulle-proxy"
 	caName         = "tulle-ca"
+
+	validationKind = "ValidatingWebhookConfiguration"
 )
 
 // waitUntilItWorks waits until controllers and proxies of this version are ready and mesh names resolve.
@@ -32,6 +34,12 @@ func (i *Installer) waitUntilItWorks(ctx context.Context, objects []*unstructure
 		return i.diagnose(ctx, "proxy", err)
 	}
 	i.say("proxies ready on every node")
+	if hasWebhooks(objects) {
+		if err := i.wait(ctx, "the versions of SMI", i.versions); err != nil {
+			return WithNext(err, "see why: kubectl -n %s logs -l %s", i.Namespace, selector("controller"))
+		}
+		i.say("all versions of SMI objects are served")
+	}
 	if slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool {
 		return o.GetName() == controllerName && hasArg(o, "--dns-mode=off")
 	}) {
@@ -208,6 +216,11 @@ func ReadStatus(ctx context.Context, c *Cluster, namespace string) (*status.Stat
 		return nil, nil // it holds the kill switch only
 	}
 	return &s, nil
+}
+
+// hasWebhooks is true if the API server is to ask the controllers.
+func hasWebhooks(objects []*unstructured.Unstructured) bool {
+	return slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == validationKind })
 }
 
 // hasArg is true if a container of the workload has the argument.

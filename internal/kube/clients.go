@@ -22,11 +22,12 @@ type ClientsConfig struct {
 // Clients are the controller's clients. Each has a rate of its own, so that one thing never waits for another: a Lease
 // that is renewed late because 5,000 slices are written would be lost.
 type Clients struct {
-	Read    kubernetes.Interface // watches, tokens, the Lease and the state
-	Write   kubernetes.Interface // mesh addresses
-	Events  kubernetes.Interface
-	DNS     kubernetes.Interface
-	Dynamic dynamic.Interface
+	Read     kubernetes.Interface // watches, tokens, the Lease and the state
+	Write    kubernetes.Interface // mesh addresses
+	Events   kubernetes.Interface
+	DNS      kubernetes.Interface
+	Policies kubernetes.Interface // NetworkPolicies
+	Dynamic  dynamic.Interface
 }
 
 // NewClients makes the clients. Nothing is asked of the API server yet.
@@ -47,6 +48,7 @@ func NewClients(c ClientsConfig) (*Clients, error) {
 		{&out.Write, cmp.Or(c.WriteQPS, 200), cmp.Or(c.WriteBurst, 400), 15 * time.Second},
 		{&out.Events, 50, 100, 15 * time.Second},
 		{&out.DNS, 20, 40, 0},
+		{&out.Policies, 50, 100, 15 * time.Second},
 	} {
 		config := rest.CopyConfig(base)
 		config.QPS, config.Burst, config.Timeout = k.qps, k.burst, k.timeout

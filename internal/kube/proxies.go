@@ -30,22 +30,22 @@ func (s *Source) proxies() []shadow.Proxy {
 		out = append(out, shadow.Proxy{
 			Pod: p.Name, UID: string(p.UID), Node: p.Spec.NodeName, Zone: s.zone(p.Spec.NodeName),
 			Addresses: podAddresses(p), Ready: p.DeletionTimestamp == nil && isReady(p),
-			Tunnels: len(tunnelPorts(p)) > 0,
+			Tunnels: servesTunnels(p),
 		})
 	}
 	return out
 }
 
-// tunnelPorts are the containers with a port by which a proxy says that it serves tunnels.
-func tunnelPorts(p *corev1.Pod) []corev1.Container {
+// servesTunnels says that a proxy has the port by which it says so. One with an engine of others has none.
+func servesTunnels(p *corev1.Pod) bool {
 	for _, c := range p.Spec.Containers {
 		for _, port := range c.Ports {
 			if port.Name == "tunnel" {
-				return []corev1.Container{{Name: c.Name, Ports: []corev1.ContainerPort{port}}}
+				return true
 			}
 		}
 	}
-	return nil
+	return false
 }
 
 func isReady(p *corev1.Pod) bool {

@@ -2,17 +2,21 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/controller"
 	"github.com/tulle-mesh/tulle/internal/problem"
 )
@@ -23,6 +27,8 @@ type Reader struct {
 	Dynamic dynamic.Interface
 	// Namespaces are read one by one where not all may be read.
 	Namespaces []string
+	// Policies says that NetworkPolicies and the owners of pods are read, too.
+	Policies bool
 }
 
 // Read returns the objects, and what could not be read for want of rights: "pods in shop". Other failures are errors.
@@ -79,12 +85,41 @@ func (r *Reader) Read(ctx context.Context) (s controller.Snapshot, hidden []stri
 		},
 		func() error { return r.readSMI(ctx, &s, &hidden) },
 	}
+	if r.Policies {
+		steps = append(steps, func() error { return r.readPolicies(ctx, &s, &hidden) })
+	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return s, hidden, err
 		}
 	}
 	return s, hidden, nil
+}
+
+// readPolicies reads what calls past the mesh depend on.
+func (r *Reader) readPolicies(ctx context.Context, s *controller.Snapshot, hidden *[]string) error {
+	apps, all := r.Client.AppsV1(), metav1.ListOptions{}
+	err := read(r, &s.Policies, hidden, "networkpolicies", keepPolicy, func(ns string) ([]networkingv1.NetworkPolicy, error) {
+		l, err := r.Client.NetworkingV1().NetworkPolicies(ns).List(ctx, all)
+		return l.Items, err
+	})
+	keep := func(obj any) (*bypass.Owner, bool) {
+		o, ok := keepOwner(obj)
+		return o.Owner, ok
+	}
+	return errors.Join(err,
+		read(r, &s.Owners, hidden, "deployments", keep, func(ns string) ([]appsv1.Deployment, error) {
+			l, err := apps.Deployments(ns).List(ctx, all)
+			return l.Items, err
+		}),
+		read(r, &s.Owners, hidden, "statefulsets", keep, func(ns string) ([]appsv1.StatefulSet, error) {
+			l, err := apps.StatefulSets(ns).List(ctx, all)
+			return l.Items, err
+		}),
+		read(r, &s.Owners, hidden, "daemonsets", keep, func(ns string) ([]appsv1.DaemonSet, error) {
+			l, err := apps.DaemonSets(ns).List(ctx, all)
+			return l.Items, err
+		}))
 }
 
 // read lists one kind: all of it, or namespace by namespace where all of it is not allowed.

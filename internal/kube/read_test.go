@@ -37,7 +37,7 @@ func TestReadWithTheRightsOfWhoAsks(t *testing.T) {
 	for _, tc := range []struct{ name, refused, want string }{
 		{"everything", "", "services [web vault], pods [web-1], namespaces [shop=enforce], nodes 1, targets [ok], problems 1, hidden []"},
 		{"one namespace", "cluster", "services [web], pods [web-1], namespaces [shop=enforce], nodes 0, targets [ok], problems 1, hidden [nodes]"},
-		{"nothing", "all", "services [], pods [], namespaces [], nodes 0, targets [], problems 0, hidden [services in shop endpointslices in shop pods in shop serviceaccounts in shop namespaces in shop nodes traffictargets in shop]"},
+		{"nothing", "all", "services [], pods [], namespaces [], nodes 0, targets [], problems 0, hidden [services in shop endpointslices in shop pods in shop serviceaccounts in shop namespaces in shop nodes trafficsplits in shop httproutegroups in shop tcproutes in shop traffictargets in shop]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			api := fakeapi.New(t)

@@ -1,7 +1,10 @@
 package kube
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,6 +88,9 @@ type smiWatch struct {
 type served struct {
 	name     string
 	versions []string
+	foreign  bool   // somebody else made it
+	convert  string // namespace of the Service that converts; "" = none
+	bundle   []byte // whom the API server trusts there
 }
 
 func (s served) GetNamespace() string { return "" }
@@ -105,7 +111,9 @@ func keepDefinition(obj any) (served, bool) {
 	if !ok {
 		return served{}, false
 	}
-	out := served{name: u.GetName()}
+	out := served{name: u.GetName(), foreign: !ownDefinition(u), convert: smi.ConvertedIn(u.Object)}
+	bundle, _, _ := unstructured.NestedString(u.Object, "spec", "conversion", "webhook", "clientConfig", "caBundle")
+	out.bundle, _ = base64.StdEncoding.DecodeString(bundle)
 	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
 	established := false
 	for _, c := range conditions {
@@ -236,4 +244,26 @@ func (w *smiWatch) unread() []problem.Problem {
 	}
 	ref := problem.Ref{APIVersion: definitions.GroupVersion().String(), Kind: "CustomResourceDefinition", Name: w.definition()}
 	return []problem.Problem{problem.Newf(ref, problem.KindUnreadable, "%s objects cannot be read: %v", w.kind, w.unreadable)}
+}
+
+// Foreign says whether the definition of an SMI kind is somebody else's.
+func (s *Source) Foreign(group, resource string) bool {
+	for _, w := range s.smi {
+		if w.group == group && w.plural == resource {
+			d, known := w.defined.get("", w.definition())
+			return known && d.foreign
+		}
+	}
+	return false
+}
+
+// Trusts says whether the API server trusts a CA (in PEM) for all conversions by this mesh.
+func (s *Source) Trusts(ca []byte) bool {
+	own := pemBlock(ca)
+	for _, w := range s.smi {
+		if d, _ := w.defined.get("", w.definition()); d.convert == s.config.Namespace && !slices.ContainsFunc(pemBlocks(d.bundle), func(b []byte) bool { return bytes.Equal(b, own) }) {
+			return false
+		}
+	}
+	return true
 }

@@ -11,9 +11,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
@@ -52,6 +54,8 @@ type Source struct {
 	namespaces *list[*corev1.Namespace]
 	accounts   *list[*corev1.ServiceAccount]
 	cidrs      *list[*networkingv1.ServiceCIDR]
+	policies   *list[*networkingv1.NetworkPolicy]
+	owners     []*list[ownerOf] // Deployments, StatefulSets, DaemonSets
 	state      *list[stateMap]
 	smi        []*smiWatch
 }
@@ -71,6 +75,7 @@ func NewSource(c SourceConfig) *Source {
 	s.namespaces = &list[*corev1.Namespace]{keep: keepNamespace, same: equal[*corev1.Namespace], changed: s.renew}
 	s.accounts = &list[*corev1.ServiceAccount]{keep: keepServiceAccount, same: equal[*corev1.ServiceAccount], changed: s.renew}
 	s.cidrs = &list[*networkingv1.ServiceCIDR]{keep: keepServiceCIDR, same: equal[*networkingv1.ServiceCIDR], changed: s.renew}
+	s.policies = &list[*networkingv1.NetworkPolicy]{keep: keepPolicy, same: samePolicy, changed: s.signal}
 	s.state = &list[stateMap]{keep: keepState, same: stateMap.same, changed: s.signal}
 
 	add(s, newWatcher("services", c.Client, core.Services(""), "", &corev1.Service{}, s.services), s.services.isSynced)
@@ -83,6 +88,11 @@ func NewSource(c SourceConfig) *Source {
 	cidrs := newWatcher("servicecidrs", c.Client, c.Client.NetworkingV1().ServiceCIDRs(), "", &networkingv1.ServiceCIDR{}, s.cidrs)
 	cidrs.optional = true
 	add(s, cidrs, func() bool { absent, _ := cidrs.state(); return absent || s.cidrs.isSynced() })
+	add(s, newWatcher("networkpolicies", c.Client, c.Client.NetworkingV1().NetworkPolicies(""), "", &networkingv1.NetworkPolicy{}, s.policies), s.policies.isSynced)
+	apps := c.Client.AppsV1()
+	addOwners(s, "deployments", apps.Deployments(""), &appsv1.Deployment{})
+	addOwners(s, "statefulsets", apps.StatefulSets(""), &appsv1.StatefulSet{})
+	addOwners(s, "daemonsets", apps.DaemonSets(""), &appsv1.DaemonSet{})
 	for _, k := range smiKinds() {
 		s.smi = append(s.smi, newSMIWatch(k, c.Dynamic, s.renew))
 	}
@@ -91,6 +101,13 @@ func NewSource(c SourceConfig) *Source {
 
 func add(s *Source, w *watcher, synced func() bool) {
 	s.watchers, s.synced = append(s.watchers, w), append(s.synced, synced)
+}
+
+// addOwners watches a kind of what makes pods.
+func addOwners[L runtime.Object](s *Source, name string, r listable[L], expected any) {
+	owners := &list[ownerOf]{keep: keepOwner, same: func(a, b ownerOf) bool { return equal(a.Selector, b.Selector) }, changed: s.signal}
+	s.owners = append(s.owners, owners)
+	add(s, newWatcher(name, s.config.Client, r, "", expected, owners), owners.isSynced)
 }
 
 // splitOf makes a split: what of the mesh's own namespace is kept, and then what of all others.
@@ -210,6 +227,12 @@ func (s *Source) Snapshot() controller.Snapshot {
 	r.Services, r.EndpointSlices, r.Pods = s.services.all(), s.endpoints.others.all(), s.pods.all()
 	r.Nodes, r.Namespaces, r.ServiceAccounts = s.nodes.all(), s.namespaces.all(), s.accounts.all()
 	r.SMI, r.Undecodable = s.smiObjects()
+	out.Policies = s.policies.all()
+	for _, l := range s.owners {
+		for _, o := range l.all() {
+			out.Owners = append(out.Owners, o.Owner)
+		}
+	}
 	for _, c := range s.cidrs.all() {
 		for _, text := range c.Spec.CIDRs {
 			if p, err := netip.ParsePrefix(text); err == nil {

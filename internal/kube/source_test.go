@@ -135,7 +135,7 @@ func TestSnapshotIsSortedAndTrimmed(t *testing.T) {
 	if a := s.Services[1].Annotations; len(a) != 2 || a["tulle.dev/timeout"] != "1s" {
 		t.Errorf("annotations: %v", a)
 	}
-	if p := s.Pods[0]; p.Annotations != nil || len(p.Labels) != 1 || p.Status.Conditions != nil || p.Spec.NodeName != "n1" {
+	if p := s.Pods[0]; p.Annotations != nil || len(p.Labels) != 3 || p.Status.Conditions != nil || p.Spec.NodeName != "n1" {
 		t.Errorf("pod: %+v", p)
 	}
 	if n := s.Nodes[0]; len(n.Labels) != 1 || n.Status.Images != nil {

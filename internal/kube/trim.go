@@ -1,15 +1,16 @@
 package kube
 
 import (
-	"maps"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/shadow"
 )
 
@@ -44,7 +45,8 @@ func keepService(obj any) (*corev1.Service, bool) {
 		return nil, false
 	}
 	out := &corev1.Service{ObjectMeta: metaOf(s.ObjectMeta)}
-	out.Annotations = only(s.Annotations, "tulle.dev/", "mesh.traefik.io/")
+	out.Annotations = only(s.Annotations, "tulle.dev/", "mesh.traefik.io/", "prometheus.io/")
+	out.Spec.TrafficDistribution = s.Spec.TrafficDistribution
 	out.Spec.Type, out.Spec.ClusterIP, out.Spec.ClusterIPs, out.Spec.Ports = s.Spec.Type, s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.Ports
 	return out, true
 }
@@ -107,13 +109,35 @@ func keepPod(obj any) (*corev1.Pod, bool) {
 		return nil, false
 	}
 	out := &corev1.Pod{ObjectMeta: metaOf(p.ObjectMeta)}
-	out.Labels = only(p.Labels, "pod-template-hash")
+	out.Annotations = only(p.Annotations, "prometheus.io/")
+	// NetworkPolicies select by all of them.
+	out.Labels = p.Labels
 	if owner := metav1.GetControllerOfNoCopy(p); owner != nil {
 		out.OwnerReferences = []metav1.OwnerReference{{Kind: owner.Kind, Name: owner.Name, Controller: owner.Controller}}
 	}
 	out.Spec.NodeName, out.Spec.HostNetwork, out.Spec.ServiceAccountName = p.Spec.NodeName, p.Spec.HostNetwork, p.Spec.ServiceAccountName
+	out.Spec.InitContainers, out.Spec.Containers = keepContainers(p.Spec.InitContainers), keepContainers(p.Spec.Containers)
 	out.Status.Phase, out.Status.PodIP, out.Status.PodIPs = p.Status.Phase, p.Status.PodIP, p.Status.PodIPs
 	return out, true
+}
+
+// keepContainers keeps what NetworkPolicies call ports, and what says whether addresses can be forged.
+func keepContainers(in []corev1.Container) []corev1.Container {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make([]corev1.Container, len(in))
+	for i := range in {
+		for _, p := range in[i].Ports {
+			if p.Name != "" {
+				out[i].Ports = append(out[i].Ports, corev1.ContainerPort{Name: p.Name, ContainerPort: p.ContainerPort, Protocol: p.Protocol})
+			}
+		}
+		if s := in[i].SecurityContext; s != nil && (s.Capabilities != nil || s.Privileged != nil) {
+			out[i].SecurityContext = &corev1.SecurityContext{Capabilities: s.Capabilities, Privileged: s.Privileged}
+		}
+	}
+	return out
 }
 
 // keepMeshPod keeps of the mesh's own pods also what says whether they take traffic.
@@ -123,11 +147,6 @@ func keepMeshPod(obj any) (*corev1.Pod, bool) {
 		return nil, false
 	}
 	p, _ := obj.(*corev1.Pod)
-	out.Spec.Containers = tunnelPorts(p)
-	if mine := only(p.Labels, "app.kubernetes.io/"); mine != nil {
-		maps.Copy(mine, out.Labels)
-		out.Labels = mine
-	}
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady {
 			out.Status.Conditions = []corev1.PodCondition{{Type: c.Type, Status: c.Status}}
@@ -154,7 +173,7 @@ func keepNamespace(obj any) (*corev1.Namespace, bool) {
 		return nil, false
 	}
 	out := &corev1.Namespace{ObjectMeta: metaOf(n.ObjectMeta)}
-	out.Labels = only(n.Labels, "tulle.dev/")
+	out.Labels, out.Annotations = only(n.Labels, "tulle.dev/"), only(n.Annotations, "tulle.dev/")
 	return out, true
 }
 
@@ -164,8 +183,41 @@ func keepServiceAccount(obj any) (*corev1.ServiceAccount, bool) {
 		return nil, false
 	}
 	out := &corev1.ServiceAccount{ObjectMeta: metaOf(s.ObjectMeta)}
-	out.Labels = only(s.Labels, "tulle.dev/")
+	out.Labels, out.Annotations = only(s.Labels, "tulle.dev/"), only(s.Annotations, "tulle.dev/")
 	return out, true
+}
+
+// keepPolicy keeps a NetworkPolicy as a whole: updates of those that the mesh wrote are made of it.
+func keepPolicy(obj any) (*networkingv1.NetworkPolicy, bool) {
+	p, ok := obj.(*networkingv1.NetworkPolicy)
+	if !ok {
+		return nil, false
+	}
+	out := *p
+	out.ManagedFields = nil
+	return &out, true
+}
+
+func samePolicy(a, b *networkingv1.NetworkPolicy) bool {
+	return equal(a.Labels, b.Labels) && equal(a.Annotations, b.Annotations) && equal(a.Spec, b.Spec) && a.DeletionTimestamp.Equal(b.DeletionTimestamp)
+}
+
+// ownerOf is a bypass.Owner as a list keeps it.
+type ownerOf struct{ *bypass.Owner }
+
+func (o ownerOf) GetNamespace() string { return o.Namespace }
+func (o ownerOf) GetName() string      { return o.Name }
+
+func keepOwner(obj any) (ownerOf, bool) {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		return ownerOf{&bypass.Owner{Kind: "Deployment", Namespace: o.Namespace, Name: o.Name, Selector: o.Spec.Selector}}, true
+	case *appsv1.StatefulSet:
+		return ownerOf{&bypass.Owner{Kind: "StatefulSet", Namespace: o.Namespace, Name: o.Name, Selector: o.Spec.Selector}}, true
+	case *appsv1.DaemonSet:
+		return ownerOf{&bypass.Owner{Kind: "DaemonSet", Namespace: o.Namespace, Name: o.Name, Selector: o.Spec.Selector}}, true
+	}
+	return ownerOf{}, false
 }
 
 func keepServiceCIDR(obj any) (*networkingv1.ServiceCIDR, bool) {

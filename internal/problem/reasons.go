@@ -68,6 +68,16 @@ const (
 	ExternalDestination Reason = "ExternalDestination"
 )
 
+// Reasons of calls past the mesh: packages bypass and controller.
+const (
+	// InvalidBypass is a label or annotation about calls past the mesh that makes no sense.
+	InvalidBypass Reason = "InvalidBypass"
+	// NotSeparable is a workload whose pods no NetworkPolicy can select without others.
+	NotSeparable Reason = "NotSeparable"
+	// PolicyNotWritten is a NetworkPolicy that the cluster refuses to take.
+	PolicyNotWritten Reason = "PolicyNotWritten"
+)
+
 // Reasons of mesh addresses: packages shadow and controller.
 const (
 	// NoTargetPort is a Service port without a mesh address because all target ports of the mesh are taken.
@@ -116,4 +126,12 @@ const (
 const (
 	// RefusedByProxy is a Service or endpoints that a proxy could not take into use; what it was before stays in use.
 	RefusedByProxy Reason = "RefusedByProxy"
+)
+
+// Reasons of stock Traefik as the proxy engine: package traefik.
+const (
+	// MatchNotRendered is a TrafficSplit with a match that Traefik cannot judge; no request fits it.
+	MatchNotRendered Reason = "MatchNotRendered"
+	// NotEnforceable is a protected service that Traefik cannot protect as asked; what it cannot is closed.
+	NotEnforceable Reason = "NotEnforceable"
 )

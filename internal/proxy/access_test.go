@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -222,6 +223,19 @@ func TestFirstCallWaits(t *testing.T) {
 	m.callers(client("client"))
 	if s := within(t, got, "answer"); s != "200 OK" {
 		t.Errorf("known by now: %s", s)
+	}
+}
+
+// What comes from the gateway of pods is none of them, though the address is in their range: it is not waited for.
+func TestGatewayIsNobody(t *testing.T) {
+	m := start(t, func(c *proxy.Config) {
+		c.IdentityWait = time.Hour
+		c.Gateways = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	})
+	front := m.protect("web", httpPort, allow("shop/client", enforce, tcpRule), says(t, "web"))
+	m.callers(nil)
+	if got := outcome(t, front, "/"); got != "403 unknown-caller" {
+		t.Error(got)
 	}
 }
 

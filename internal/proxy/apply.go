@@ -11,6 +11,7 @@ import (
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/access"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
 // Apply takes an update into use and returns what could not be used. A resource that makes no sense stays what it was;
@@ -134,6 +135,10 @@ func (c *change) setProxy(m *configv1.Proxy) error {
 	}
 	c.next.proxy, c.newCallers = m, true
 	c.table.Callers, c.table.PodRanges = route.Callers(m.GetCallers()), ranges
+	for _, caller := range c.table.Callers {
+		caller.Share = c.p.share.Account(caller.Namespace)
+	}
+	c.p.set.Locate(upstream.Place{Node: m.GetNode(), Zone: m.GetZone()})
 	c.table.NodeAddresses = route.NodeAddresses(m.GetNodeAddresses())
 	return nil
 }

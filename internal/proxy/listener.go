@@ -12,7 +12,10 @@ import (
 	"time"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
+	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 )
 
 // socket names a listening socket.
@@ -186,20 +189,57 @@ func (p *Proxy) accept(o *listener) {
 		}
 		if err != nil {
 			// Out of file descriptors, most likely: those who have connections may end some.
+			p.meter.AcceptFailed()
 			p.config.Log.Warn("accept failed", "address", o.socket.address, "err", err)
 			time.Sleep(wait)
 			wait = min(2*wait, most)
 			continue
 		}
 		wait = least
-		conn := c.(*net.TCPConn)
-		b := o.binding.Load()
-		if b.Service == "" || p.speaksHTTP(b) {
-			p.http1.Serve(conn, b)
-		} else {
-			p.accepting.Go(func() { p.tcp.Serve(conn, b) })
+		p.take(c.(*net.TCPConn), o.binding.Load())
+	}
+}
+
+// take serves a connection, if its client may have another one.
+func (p *Proxy) take(conn *net.TCPConn, b *route.Binding) {
+	account := p.accountOf(conn)
+	admitted, isHTTP := account.Connect(time.Now()), b.Service == "" || p.speaksHTTP(b)
+	switch {
+	case !admitted:
+		p.shed(conn, b, isHTTP)
+	case isHTTP:
+		p.http1.Serve(conn, b, account)
+	default:
+		p.accepting.Go(func() {
+			defer account.Disconnect()
+			p.tcp.Serve(conn, b)
+		})
+	}
+}
+
+// accountOf is the account that a client's connection counts for.
+func (p *Proxy) accountOf(conn *net.TCPConn) *share.Account {
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		if caller := p.now.Load().table.Callers[a.AddrPort().Addr().Unmap()]; caller != nil {
+			return caller.Share
 		}
 	}
+	return p.strangers
+}
+
+// shed ends a connection that there is no room for.
+func (p *Proxy) shed(conn *net.TCPConn, b *route.Binding, isHTTP bool) {
+	namespace, service := "", ""
+	if s := p.now.Load().table.Services[b.Service]; s != nil {
+		namespace, service = s.Namespace, s.Short
+	}
+	if isHTTP {
+		p.meter.Refused("http", namespace, service, refusal.OverShare)
+		p.http1.Shed(conn)
+		return
+	}
+	p.meter.Refused("tcp", namespace, service, refusal.OverShare)
+	tcp.Reset(conn)
 }
 
 func (p *Proxy) speaksHTTP(b *route.Binding) bool {

@@ -101,13 +101,14 @@ func TestMetricsAreDocumented(t *testing.T) {
 			documented[word] = true
 		}
 	}
-	documented["tulle_proxy_panics_total"] = false // has no series until there was one
+	// They have no series until there was one.
+	documented["tulle_proxy_panics_total"], documented["tulle_proxy_circuit_opened_total"] = false, false
 	eventually(t, func() error {
 		families, err := m.metrics.Gather()
 		if err != nil {
 			return err
 		}
-		served := map[string]bool{"tulle_proxy_panics_total": false}
+		served := map[string]bool{"tulle_proxy_panics_total": false, "tulle_proxy_circuit_opened_total": false}
 		for _, f := range families {
 			served[f.GetName()] = true
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/observed"
+	"github.com/tulle-mesh/tulle/internal/proxy/balance"
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/http1"
@@ -19,6 +22,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 	"github.com/tulle-mesh/tulle/internal/proxy/udp"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
@@ -31,16 +35,21 @@ type Config struct {
 	AccessLog  *meter.AccessLog      // default: none
 	Log        *slog.Logger          // default: discarded
 
-	MaxSeries      int           // label sets per metric; default 10,000
-	HeaderTimeout  time.Duration // for the head of an HTTP request; default 10 s
-	HTTPIdle       time.Duration // between two requests of a connection; default 60 s
-	MaxHeaderBytes int           // of the head of an HTTP request; default 64 KiB
-	TCPIdle        time.Duration // of TCP and upgraded connections, for ports that don't say otherwise; default 1 h
-	UDPIdle        time.Duration // of UDP flows, for ports that don't say otherwise; default 30 s
-	MaxFlows       int           // UDP flows at a time, of all services; default 8,192
-	DrainIdle      time.Duration // how long HTTP connections without a request live on when draining; default 20 s
-	IdentityWait   time.Duration // how long a call waits for who its caller is; default 5 s, negative: not at all
-	Upstream       upstream.Config
+	MaxSeries      int               // label sets per metric; default 10,000
+	HeaderTimeout  time.Duration     // for the head of an HTTP request; default 10 s
+	HTTPIdle       time.Duration     // between two requests of a connection; default 60 s
+	MaxHeaderBytes int               // of the head of an HTTP request; default 64 KiB
+	TCPIdle        time.Duration     // of TCP and upgraded connections, for ports that don't say otherwise; default 1 h
+	UDPIdle        time.Duration     // of UDP flows, for ports that don't say otherwise; default 30 s
+	MaxFlows       int               // UDP flows at a time, of all services; default 8,192
+	DrainIdle      time.Duration     // how long HTTP connections without a request live on when draining; default 20 s
+	IdentityWait   time.Duration     // how long a call waits for who its caller is; default 5 s, negative: not at all
+	Retries        balance.Allowance // of a service's requests, for each service; default 20% and 10 a second, negative: none
+	Gateways       []netip.Addr      // of the proxy's network: addresses that are no pod's
+	// Share bounds what clients may have at a time; beyond it those are refused whose namespace has more than its share.
+	// Default 32,768 connections and 16,384 requests, any number of new connections per second; negative: no limit.
+	Share    share.Config
+	Upstream upstream.Config
 }
 
 // Proxy is the data plane. See the package comment.
@@ -49,13 +58,16 @@ type Proxy struct {
 	meter  *meter.Meter
 	set    *upstream.Set
 	gate   *policy.Gate
+	share  *share.Node
 	http1  *http1.Server
 	http2  *http2.Server
 	tcp    *tcp.Server
 	udp    *udp.Server
 	now    atomic.Pointer[state] // never nil
 
-	mu        sync.Mutex  // of those who change something: Apply, Run's retries, Drain
+	mu        sync.Mutex     // of those who change something: Apply, Run's retries, Drain
+	strangers *share.Account // of clients that nobody knows
+
 	listeners listeners   // guarded by mu
 	draining  bool        // guarded by mu
 	leaving   atomic.Bool // as draining, for the DNS view
@@ -80,11 +92,15 @@ func New(c Config) *Proxy {
 		c.Sockets = Kernel{}
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	c.Share.Connections, c.Share.Requests = cmp.Or(c.Share.Connections, 32_768), cmp.Or(c.Share.Requests, 16_384)
+	c.Retries.Ratio, c.Retries.PerSecond = max(cmp.Or(c.Retries.Ratio, 0.2), 0), max(cmp.Or(c.Retries.PerSecond, 10), 0)
 	p := &Proxy{
 		config: c,
 		meter:  meter.New(meter.Config{Registerer: c.Registerer, MaxSeries: c.MaxSeries, Log: c.AccessLog}),
 		set:    upstream.NewSet(c.Upstream),
+		share:  share.New(c.Share),
 	}
+	p.strangers = p.share.Account("")
 	p.now.Store(&state{
 		table: &route.Table{Services: map[string]*route.Service{}}, services: map[string]*configv1.Service{},
 		endpoints: map[string]*configv1.Endpoints{}, open: map[socket]claim{}, nodes: map[string]bool{}, changed: make(chan struct{}),
@@ -94,8 +110,8 @@ func New(c Config) *Proxy {
 		s := p.now.Load()
 		return s.table, s.changed
 	}
-	p.gate = policy.New(policy.Config{Current: current, Meter: p.meter, Log: c.Log, Wait: c.IdentityWait})
-	shared := &exchange.Mesh{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log}
+	p.gate = policy.New(policy.Config{Current: current, Meter: p.meter, Log: c.Log, Wait: c.IdentityWait, Gateways: c.Gateways})
+	shared := &exchange.Mesh{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, Retries: c.Retries, Strangers: p.strangers}
 	p.http2 = http2.New(http2.Config{
 		Mesh: shared, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.HTTPIdle, MaxHeaderBytes: c.MaxHeaderBytes,
 		DrainIdle: c.DrainIdle,
@@ -108,6 +124,8 @@ func New(c Config) *Proxy {
 	p.tcp = tcp.New(tcp.Config{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, IdleTimeout: c.TCPIdle})
 	p.udp = udp.New(udp.Config{Table: table, Gate: p.gate, Meter: p.meter, Log: c.Log, IdleTimeout: c.UDPIdle, MaxFlows: c.MaxFlows})
 	p.listeners = newListeners()
+	p.meter.Watch(p.set)
+	p.meter.WatchTenants(p.share)
 	return p
 }
 
@@ -168,6 +186,11 @@ func (p *Proxy) runLog() (stop func()) {
 func (p *Proxy) Ready() bool {
 	s := p.now.Load()
 	return s.mesh != nil && s.proxy != nil
+}
+
+// Observed is what was called in audit mode since the Proxy was made, as far as want accepts it; nil accepts all.
+func (p *Proxy) Observed(want func(observed.Peers) bool) observed.Report {
+	return p.gate.Observed(want)
 }
 
 // WaitOutOfSlices returns when no mesh address points at this proxy any more, by its own resource, or with ctx's error.

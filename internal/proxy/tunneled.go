@@ -143,7 +143,7 @@ func (p *Proxy) serveRequests(s *tunnel.Stream, e *upstream.Endpoint, t *route.T
 	if s.Accept() != nil {
 		return
 	}
-	p.http1.Serve(s, &route.Binding{Tunnel: t})
+	p.http1.Serve(s, &route.Binding{Tunnel: t}, nil) // the caller's proxy counts it
 	<-s.Done()
 }
 

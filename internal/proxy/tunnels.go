@@ -62,6 +62,8 @@ func (t *Tunnels) Dial(ctx context.Context, to upstream.Target) (net.Conn, error
 		err = fmt.Errorf("%w: %w", upstream.ErrNoProof, err)
 	case errors.Is(err, tunnel.ErrUnreachable):
 		err = fmt.Errorf("%w: %w", upstream.ErrUnreachable, err)
+	case errors.As(err, &refused) && refused.Reason == tunnel.ConnectFailed:
+		err = fmt.Errorf("%w: %w", upstream.ErrEndpoint, err)
 	case errors.As(err, &refused) && refused.Reason.Verdict():
 		err = fmt.Errorf("%w: %w", &upstream.DeniedError{Reason: string(refused.Reason)}, err)
 	}

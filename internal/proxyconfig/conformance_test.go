@@ -10,7 +10,7 @@ import (
 )
 
 // TestConformancePage: docs/conformance.md has a row for every rule, and knows every fixture and no other. The tests
-// that it names exist.
+// that it names exist, and it knows every case of access control on a cluster.
 func TestConformancePage(t *testing.T) {
 	raw, err := os.ReadFile("../../docs/conformance.md")
 	if err != nil {
@@ -35,6 +35,18 @@ func TestConformancePage(t *testing.T) {
 				t.Errorf("the page doesn't name the fixture %s", name)
 			}
 		}
+	}
+	live, err := filepath.Glob("../../integration/e2e/testdata/access/*.txtar")
+	if err != nil || len(live) == 0 {
+		t.Fatalf("the cases on a cluster: %v", err)
+	}
+	for _, f := range live {
+		if name := "`access/" + filepath.Base(f) + "`"; !strings.Contains(page, name) {
+			t.Errorf("the page doesn't name the case %s", name)
+		}
+	}
+	if named := strings.Count(page, "`access/"); named != len(live) {
+		t.Errorf("the page names %d cases on a cluster, there are %d", named, len(live))
 	}
 	tests := contents(t, "*_test.go", "../smi/*_test.go", "../topology/*_test.go")
 	for _, named := range regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(page, -1) {

@@ -86,7 +86,7 @@ func meshOf(c Config, a shadow.Assigned) *configv1.Mesh {
 func domain(name string) string { return strings.ToLower(strings.Trim(name, ".")) }
 
 func endpointsOf(s *topology.Service) *configv1.Endpoints {
-	m := &configv1.Endpoints{Namespace: s.Name.Namespace, Name: s.Name.Name}
+	m := &configv1.Endpoints{Namespace: s.Name.Namespace, Name: s.Name.Name, Prefer: preferOf(s.Prefer)}
 	if s.Pod != "" {
 		m.Name += "/" + s.Pod
 	}

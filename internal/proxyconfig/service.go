@@ -19,6 +19,10 @@ func serviceOf(s *topology.Service, a shadow.Assignment) *configv1.Service {
 		Addresses:      addresses(a.Addresses),
 		PlainAddresses: addresses(s.ClusterIPs),
 		Shared:         a.Shared,
+		CircuitBreaker: s.Breaker,
+	}
+	if s.Rate.Average > 0 {
+		m.RateLimit = &configv1.RateLimit{Average: s.Rate.Average, Burst: s.Rate.Burst}
 	}
 	if a.Bind.IsValid() {
 		m.BindAddress = a.Bind.String()
@@ -97,6 +101,16 @@ func schemeOf(s topology.Scheme) configv1.Scheme {
 	return configv1.Scheme_SCHEME_HTTP
 }
 
+func preferOf(p topology.Prefer) configv1.Prefer {
+	switch p {
+	case topology.PreferZone:
+		return configv1.Prefer_PREFER_ZONE
+	case topology.PreferNode:
+		return configv1.Prefer_PREFER_NODE
+	}
+	return configv1.Prefer_PREFER_NONE
+}
+
 // pods groups callers by node.
 func pods(callers []topology.Caller, expires time.Time) map[string][]*configv1.Caller {
 	ms := int64(0)
@@ -131,7 +145,7 @@ func Proxies(t topology.Topology, o Own) (map[string][]configv1.Resource, error)
 	for _, p := range o.Proxies {
 		m := &configv1.Proxy{Node: p.Node, InSlices: o.InSlices[p.Pod], Callers: callers[p.Node]}
 		if n := nodes[p.Node]; n != nil {
-			m.NodeAddresses = addresses(n.Addresses)
+			m.NodeAddresses, m.Zone = addresses(n.Addresses), n.Zone
 			for _, r := range n.PodRanges {
 				m.PodRanges = append(m.PodRanges, r.String())
 			}

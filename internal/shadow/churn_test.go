@@ -137,7 +137,7 @@ func (c *churn) check() {
 	a := c.observe()
 	owner := map[PortKey]string{}
 	claim := func(k PortKey, who string) {
-		if other, ok := owner[k]; ok || !usable(k.Number) {
+		if other, ok := owner[k]; ok || !usable(k.Number, portRanges()) {
 			c.t.Fatalf("target port %v of %s, also of %q", k, who, other)
 		}
 		owner[k] = who

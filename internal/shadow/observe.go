@@ -14,7 +14,7 @@ import (
 // all replicas that see the same objects agree. A unit without an address and a target port is not in the result.
 func Observe(t topology.Topology, s State) Assigned {
 	h := index(s)
-	own := claimed(h.services, h.targets, newBook(nil))
+	own := claimed(h.services, h.targets, newBook(nil, Range{}))
 	out := Assigned{Units: make(map[Unit]Assignment, len(t.Services))}
 	shared := h.services[SharedName]
 	var sharedAddresses []netip.Addr

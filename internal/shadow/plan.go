@@ -21,7 +21,7 @@ func Plan(cfg Config, t topology.Topology, s State, proxies []Proxy, busy map[Po
 	cfg.Settle = cmp.Or(cfg.Settle, 10*time.Second)
 	cfg.Overlap = cmp.Or(cfg.Overlap, 10*time.Minute)
 	cfg.SliceSize = min(cmp.Or(cfg.SliceSize, 100), 1000)
-	p := &planner{cfg: cfg, held: index(s), wants: wants(t), book: newBook(busy), keep: map[string]bool{}}
+	p := &planner{cfg: cfg, held: index(s), wants: wants(t), book: newBook(busy, cfg.TargetPorts), keep: map[string]bool{}}
 	p.own = claimed(p.held.services, p.held.targets, p.book)
 	p.endpoints = newEndpoints(cfg.SliceSize, s, proxies)
 	for _, w := range p.wants {
@@ -147,7 +147,14 @@ func (p *planner) targets(name string, ports []PortKey, exhausted func(PortKey))
 }
 
 func (p *planner) noTargetPort(w want, k PortKey) {
-	p.problem(w, problem.NoTargetPort, fmt.Sprintf("port %d has no mesh address: all target ports of the mesh are taken", k.Number))
+	p.problem(w, problem.NoTargetPort, noTargetPort(k, p.cfg.TargetPorts))
+}
+
+func noTargetPort(k PortKey, within Range) string {
+	if within != (Range{}) {
+		return fmt.Sprintf("port %d has no mesh address: all target ports of the range %d-%d are taken", k.Number, within.First, within.Last)
+	}
+	return fmt.Sprintf("port %d has no mesh address: all target ports of the mesh are taken", k.Number)
 }
 
 func (p *planner) problem(w want, reason problem.Reason, message string) {

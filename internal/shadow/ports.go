@@ -11,37 +11,39 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// portRange is where target ports come from, both ends included. 15000-15999 are the proxy's own, and 32768-60999 are
-// the ephemeral ports of Linux: a port of those may be taken by an outgoing connection just when it is to be bound.
-type portRange struct{ first, last int32 }
+// Range is a range of port numbers, both ends included.
+type Range struct{ First, Last int32 }
 
-func portRanges() [3]portRange {
-	return [3]portRange{{1024, 14999}, {16000, 32767}, {61000, 65535}}
+// portRanges are where target ports come from. 15000-15999 are the proxy's own, and 32768-60999 are the ephemeral ports
+// of Linux: a port of those may be taken by an outgoing connection just when it is to be bound.
+func portRanges() []Range {
+	return []Range{{1024, 14999}, {16000, 32767}, {61000, 65535}}
 }
 
-func usable(port int32) bool {
-	for _, r := range portRanges() {
-		if port >= r.first && port <= r.last {
-			return true
-		}
-	}
-	return false
+func usable(port int32, ranges []Range) bool {
+	return slices.ContainsFunc(ranges, func(r Range) bool { return port >= r.First && port <= r.Last })
 }
 
 // book has the target ports that are taken. All proxies listen on all of them, so they are unique in the mesh.
 type book struct {
-	busy  map[PortKey]bool
-	taken map[PortKey]bool
+	busy   map[PortKey]bool
+	taken  map[PortKey]bool
+	ranges []Range
 }
 
-func newBook(busy map[PortKey]bool) *book {
-	return &book{busy: busy, taken: map[PortKey]bool{}}
+// newBook takes target ports from within a range, or from wherever a proxy may bind one if that is the zero value.
+func newBook(busy map[PortKey]bool, within Range) *book {
+	b := &book{busy: busy, taken: map[PortKey]bool{}, ranges: portRanges()}
+	if within != (Range{}) {
+		b.ranges = []Range{within}
+	}
+	return b
 }
 
 // claim takes a port that is already in use by its owner; false if it may not stay.
 func (b *book) claim(port int32, udp bool) bool {
 	k := PortKey{Number: port, UDP: udp}
-	if !usable(port) || b.busy[k] || b.taken[k] {
+	if !usable(port, b.ranges) || b.busy[k] || b.taken[k] {
 		return false
 	}
 	b.taken[k] = true
@@ -51,13 +53,16 @@ func (b *book) claim(port int32, udp bool) bool {
 // assign takes a free port for an owner's port, always the same one if it is free; false if there is none left.
 func (b *book) assign(owner string, key PortKey) (int32, bool) {
 	size := int32(0)
-	for _, r := range portRanges() {
-		size += r.last - r.first + 1
+	for _, r := range b.ranges {
+		size += r.Last - r.First + 1
+	}
+	if size < 1 {
+		return 0, false
 	}
 	h := sha256.Sum256([]byte(owner + "\x00" + key.name()))
 	start := int32(binary.BigEndian.Uint32(h[:4]) % uint32(size))
 	for i := range size {
-		if port := nth((start + i) % size); b.claim(port, key.UDP) {
+		if port := b.nth((start + i) % size); b.claim(port, key.UDP) {
 			return port, true
 		}
 	}
@@ -65,12 +70,12 @@ func (b *book) assign(owner string, key PortKey) (int32, bool) {
 }
 
 // nth is the n-th usable port.
-func nth(n int32) int32 {
-	for _, r := range portRanges() {
-		if size := r.last - r.first + 1; n >= size {
+func (b *book) nth(n int32) int32 {
+	for _, r := range b.ranges {
+		if size := r.Last - r.First + 1; n >= size {
 			n -= size
 		} else {
-			return r.first + n
+			return r.First + n
 		}
 	}
 	return 0

@@ -10,7 +10,7 @@ import (
 )
 
 func TestTargetPortsAreInTheRangesAndUnique(t *testing.T) {
-	b := newBook(map[PortKey]bool{{1024, false}: true})
+	b := newBook(map[PortKey]bool{{1024, false}: true}, Range{})
 	for i := range 35279 {
 		port, ok := b.assign(fmt.Sprint("tulle-", i), PortKey{Number: 80})
 		switch {
@@ -132,5 +132,48 @@ func TestOrphansHoldTheirPortsUntilTheyAreGone(t *testing.T) {
 	m.settle()
 	if len(m.services) != 1 {
 		t.Error("b has no address")
+	}
+}
+
+func TestTargetPortsWithinARange(t *testing.T) {
+	m := small(t)
+	m.settle()
+	m.cfg.TargetPorts = Range{20000, 20001}
+	m.topo.Services = []topology.Service{svc("shop", "a", "80"), svc("shop", "b", "80", "udp/53"), svc("shop", "c", "80")}
+	problems := m.settle()
+	if len(problems) != 1 || problems[0].Reason != problem.NoTargetPort || problems[0].Message != "port 80 has no mesh address: all target ports of the range 20000-20001 are taken" {
+		t.Errorf("problems: %v", problems)
+	}
+	seen := map[PortKey]bool{}
+	for u, a := range m.observe().Units {
+		for k, target := range a.TargetPorts {
+			if key := (PortKey{target, k.UDP}); target < 20000 || target > 20001 || seen[key] {
+				t.Errorf("%s has %v", u, a.TargetPorts)
+			} else {
+				seen[key] = true
+			}
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("%d ports are in use", len(seen))
+	}
+}
+
+func TestOffline(t *testing.T) {
+	topo := topology.Topology{Services: []topology.Service{
+		svc("shop", "a", "80", "8080"), svc("shop", "b", "80"), svc("shop", "c", "tcp/90", "udp/53"), svc("shop", "d", "tcp/91"),
+	}}
+	a, problems := Offline(topo, Range{80, 81})
+	if len(problems) != 1 || problems[0].Object.Name != "d" {
+		t.Errorf("problems: %v", problems)
+	}
+	if len(a.Shared) != 2 || a.Shared[0] != (SharedPort{80, 80}) || a.Shared[1] != (SharedPort{8080, 8080}) {
+		t.Errorf("shared: %v", a.Shared)
+	}
+	if got := a.Units[unit("shop", "c")].TargetPorts[PortKey{Number: 90}]; got != 81 {
+		t.Errorf("c's TCP port is %d: 80 is taken by HTTP", got)
+	}
+	if again, _ := Offline(topo, Range{80, 81}); !again.Equal(a) {
+		t.Error("the second time it is something else")
 	}
 }

@@ -37,7 +37,10 @@ type Config struct {
 	// SliceSize is how many endpoints a slice has at most; default 100, as in Kubernetes itself, and never more than the
 	// 1,000 that the API takes. All of a slice is written, and sent to every node, when one proxy is replaced.
 	SliceSize int
-	Now       time.Time
+	// TargetPorts limits target ports to what the proxies listen on, if those can't open any other; the zero value is
+	// no limit. A target port outside of it is replaced.
+	TargetPorts Range
+	Now         time.Time
 	// Settle is how long an address exists on all nodes before names move to it; default 10 s.
 	Settle time.Duration
 	// Overlap is how long an address goes on being served after names moved away from it; default 10 min.

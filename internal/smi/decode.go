@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,6 +64,14 @@ func Decode(content map[string]any) (any, []problem.Problem) {
 		return nil, []problem.Problem{problem.Newf(meta.Ref, problem.UnknownKind,
 			"%s of %s is not a kind that the mesh knows; the object is ignored",
 			problem.Quote(meta.Ref.Kind), problem.Quote(meta.Ref.APIVersion))}
+	}
+	if kept(content, NewerAnnotation) != nil {
+		// What only newer versions can say counts, wherever the object was written down.
+		version = "v1alpha" + strconv.Itoa(newest)
+		var err error
+		if content, err = Convert(content, group+"/"+version); err != nil {
+			return nil, []problem.Problem{problem.Newf(meta.Ref, problem.InvalidObject, "%v; the object is ignored", err)}
+		}
 	}
 	return decode(decoding{Meta: meta, version: version, content: content})
 }

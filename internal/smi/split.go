@@ -134,9 +134,9 @@ func inRange(w int64, as any) (int64, error) {
 	return w, nil
 }
 
-// quantity is what a weight of v1alpha1 may look like: short and without an exponent, because a quantity such as
+// quantity is what a weight of v1alpha1 may look like: short and with a small exponent, because a quantity such as
 // 1e999999999 costs its parser gigabytes.
-var quantity = regexp.MustCompile(`^-?[0-9]{1,12}(\.[0-9]{1,9})?([numkMGTPE]|[KMGTPE]i)?$`)
+var quantity = regexp.MustCompile(`^-?[0-9]{1,12}(\.[0-9]{1,9})?([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9])?$`)
 
 // thousandths reads a weight of v1alpha1: a quantity, of which 1 is 1000 and 500m is 500.
 func thousandths(v any) (int64, error) {

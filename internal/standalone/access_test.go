@@ -41,6 +41,11 @@ status: {podIP: 127.3.0.3}
 // enforced runs a mesh in which access is enforced, with a workload shop/web behind three kinds of ports.
 func enforced(t *testing.T, policy string) *running {
 	t.Helper()
+	return protected(t, policy, topology.AccessEnforce)
+}
+
+func protected(t *testing.T, policy string, mode topology.AccessMode) *running {
+	t.Helper()
 	r := &running{dir: t.TempDir()}
 	port := httpBackend(t, "127.0.0.1", "web")
 	r.write(t, "pods.yaml", pods+fmt.Sprintf(`---
@@ -62,7 +67,7 @@ spec:
   - {name: echo, port: 8082, targetPort: %d, protocol: UDP}
 `, port, port, echoBackend(t), echoUDPBackend(t)))
 	r.write(t, "policy.yaml", policy)
-	return r.run(t, Config{Dir: r.dir, DNSAddress: anyPort(), Loopback: files.Loopback{FirstPort: 1024}, Access: topology.AccessEnforce})
+	return r.run(t, Config{Dir: r.dir, DNSAddress: anyPort(), Loopback: files.Loopback{FirstPort: 1024}, Access: mode})
 }
 
 const routes = `

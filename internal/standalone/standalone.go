@@ -19,6 +19,7 @@ import (
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/dns"
 	"github.com/tulle-mesh/tulle/internal/files"
+	"github.com/tulle-mesh/tulle/internal/observed"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
@@ -99,6 +100,13 @@ func (m *Mesh) Changed() <-chan struct{} { return m.changed }
 
 // State returns what is served now.
 func (m *Mesh) State() State { return *m.state.Load() }
+
+// Observed is what was called in audit mode since New.
+func (m *Mesh) Observed() observed.Report {
+	r := m.proxy.Observed(nil)
+	r.Pod = proxyName
+	return r
+}
 
 func (m *Mesh) follow(ctx context.Context) error {
 	for {

@@ -40,14 +40,18 @@ func Encode(doc any) (data []byte, compressed bool, err error) {
 	return b.Bytes(), true, nil
 }
 
-// EncodeLeader is Encode with as many problems as there is room for.
+// EncodeLeader is Encode with as many problems, and then workloads, as there is room for.
 func EncodeLeader(l Leader) (data []byte, compressed bool, err error) {
 	for {
 		data, compressed, err = Encode(l)
-		if err != nil || len(data) <= sizeLimit || len(l.Problems) == 0 {
+		switch {
+		case err != nil || len(data) <= sizeLimit || len(l.Problems)+len(l.Direct) == 0:
 			return data, compressed, err
+		case len(l.Problems) > 0:
+			l.Problems = l.Problems[:len(l.Problems)/2]
+		default:
+			l.Direct = l.Direct[:len(l.Direct)/2]
 		}
-		l.Problems = l.Problems[:len(l.Problems)/2]
 	}
 }
 

@@ -46,7 +46,10 @@ type Leader struct {
 	// ConfigVersion is a hash over all config that proxies share. Replicas that saw the same objects have the same.
 	ConfigVersion string    `json:"configVersion"`
 	Addresses     Addresses `json:"addresses"`
-	DNS           *DNS      `json:"dns,omitempty"` // nil until the DNS manager said something
+	DNS           *DNS      `json:"dns,omitempty"`    // nil until the DNS manager said something
+	Engine        *Engine   `json:"engine,omitempty"` // nil: the mesh's own proxy
+	// Direct says of every enforced workload whether it can be called past the mesh; by workload.
+	Direct []Direct `json:"direct,omitempty"`
 	// Identity is nil if the mesh has no identities.
 	Identity *Identity `json:"identity,omitempty"`
 	// ProblemCount counts all problems, also those that found no room in Problems.
@@ -78,6 +81,12 @@ type Identity struct {
 // MaxNodes bounds how many nodes are written down by name.
 const MaxNodes = 20
 
+// Engine is a proxy that is not the mesh's own.
+type Engine struct {
+	Name   string   `json:"name"`             // e.g. traefik
+	Limits []string `json:"limits,omitempty"` // what it can't do, a line each
+}
+
 // DNS is the state of the stub domain in the cluster's DNS.
 type DNS struct {
 	Mode    string   `json:"mode"`           // manage, print or off
@@ -86,6 +95,15 @@ type DNS struct {
 	Zones   []string `json:"zones,omitempty"`
 	State   string   `json:"state"` // ok, pending, reverted, fighting, refused, unsupported, print, off
 	Message string   `json:"message,omitempty"`
+}
+
+// Direct is what is known about calls to a workload that avoid its mesh names.
+type Direct struct {
+	Workload string   `json:"workload"`         // namespace/serviceaccount
+	Mode     string   `json:"mode"`             // report or close
+	State    string   `json:"state"`            // Enforced, EnforcedExcept or Bypassable
+	Except   []string `json:"except,omitempty"` // who is admitted besides the proxies
+	Why      []string `json:"why,omitempty"`    // of Bypassable
 }
 
 // Problem is a problem.Problem as it is written down; its message may be cut.

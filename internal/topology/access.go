@@ -95,6 +95,18 @@ func (b *builder) newAccess() *accessModes {
 	return a
 }
 
+// Access returns the mode of every workload, also of those without an endpoint.
+func Access(c Config, r Resources) func(Name) AccessMode {
+	b := &builder{config: c, namespaces: newNamespaces(c), resources: r}
+	modes := b.newAccess()
+	return func(n Name) AccessMode {
+		if !b.namespaces.meshed(n.Namespace) {
+			return AccessOff
+		}
+		return modes.of(n)
+	}
+}
+
 // label reads the mode of an object; empty if it says none.
 func (b *builder) label(ref problem.Ref, namespace string, labels map[string]string) AccessMode {
 	value, ok := labels[AccessLabel]
@@ -143,7 +155,7 @@ func (b *builder) reportExternal(svc *corev1.Service, example, account string) {
 func (b *builder) nodes() []Node {
 	out := make([]Node, 0, len(b.resources.Nodes))
 	for _, n := range b.resources.Nodes {
-		node := Node{Name: n.Name}
+		node := Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
 		for _, text := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
 			if p, err := netip.ParsePrefix(text); err == nil && !slices.Contains(node.PodRanges, p) {
 				node.PodRanges = append(node.PodRanges, p)

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/tulle-mesh/tulle/internal/breaker"
 	"github.com/tulle-mesh/tulle/internal/problem"
 )
 
@@ -24,6 +25,7 @@ const (
 const (
 	maxRetryAttempts = 10
 	maxTimeout       = 24 * time.Hour
+	maxRate          = 1_000_000 // requests per second
 )
 
 // settings are the annotations of a Service; the zero value is the default.
@@ -37,11 +39,15 @@ type settings struct {
 	headlessPods  bool
 	encodedSlash  bool
 	account       string // of endpoints that are no pods
+	prefer        Prefer
+	breaker       string
+	average       uint32
+	burst         uint32
 }
 
 // settings reads the annotations. One with a wrong value is as if it were not there.
 func (b *builder) settings(svc *corev1.Service) settings {
-	var s settings
+	s := settings{prefer: distribution(svc)}
 	var unknown []string
 	for key, value := range svc.Annotations {
 		name, ok := strings.CutPrefix(key, prefix)
@@ -53,7 +59,7 @@ func (b *builder) settings(svc *corev1.Service) settings {
 				continue
 			}
 		}
-		known, err := s.set(name, strings.ToLower(strings.TrimSpace(value)), svc)
+		known, err := s.set(name, strings.TrimSpace(value), svc)
 		switch {
 		case !known:
 			unknown = append(unknown, key)
@@ -61,6 +67,7 @@ func (b *builder) settings(svc *corev1.Service) settings {
 			b.report(serviceRef(svc), problem.InvalidAnnotation, "the annotation %s has the value %s, which is not %v; it is ignored", key, problem.Quote(value), err)
 		}
 	}
+	s.limitRate()
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
 		b.report(serviceRef(svc), problem.UnsupportedAnnotation, "these annotations have no effect in this version of the mesh: %s", problem.QuoteAll(unknown))
@@ -69,7 +76,8 @@ func (b *builder) settings(svc *corev1.Service) settings {
 }
 
 // set takes in one annotation. The error says what the value should have been.
-func (s *settings) set(name, value string, svc *corev1.Service) (known bool, err error) {
+func (s *settings) set(name, raw string, svc *corev1.Service) (known bool, err error) {
+	value := strings.ToLower(raw)
 	switch name {
 	case "traffic-type":
 		s.trafficType, err = oneOf(value, HTTP, TCP, UDP)
@@ -102,6 +110,24 @@ func (s *settings) set(name, value string, svc *corev1.Service) (known bool, err
 			return true, errors.New("the name of a ServiceAccount")
 		}
 		s.account = value
+	case "prefer":
+		var p Prefer
+		if p, err = oneOf(value, "none", PreferZone, PreferNode); err == nil {
+			s.prefer = p
+		}
+		if s.prefer == "none" {
+			s.prefer = ""
+		}
+	case "circuit-breaker-expression":
+		e, parseErr := breaker.Parse(raw)
+		if parseErr != nil {
+			return true, fmt.Errorf("an expression of a circuit breaker (%w)", parseErr)
+		}
+		s.breaker = e.String()
+	case "ratelimit-average":
+		s.average, err = rate(value, 0)
+	case "ratelimit-burst":
+		s.burst, err = rate(value, 1)
 	case "headless-pods":
 		_, err = oneOf(value, "true", "false")
 		s.headlessPods = value == "true"
@@ -112,6 +138,39 @@ func (s *settings) set(name, value string, svc *corev1.Service) (known bool, err
 		return false, nil
 	}
 	return true, err
+}
+
+// rate reads a number of requests.
+func rate(value string, least uint64) (uint32, error) {
+	n, err := strconv.ParseUint(value, 10, 32)
+	if err != nil || n < least || n > maxRate {
+		return 0, fmt.Errorf("a whole number from %d to %d", least, maxRate)
+	}
+	return uint32(n), nil
+}
+
+// limitRate completes a limit: without a burst it is a second's worth, without an average there is no limit.
+func (s *settings) limitRate() {
+	switch {
+	case s.average == 0:
+		s.burst = 0
+	case s.burst == 0:
+		s.burst = s.average
+	}
+}
+
+// distribution is what the Service itself says of the endpoints that are preferred.
+func distribution(svc *corev1.Service) Prefer {
+	if svc.Spec.TrafficDistribution == nil {
+		return ""
+	}
+	switch *svc.Spec.TrafficDistribution {
+	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
+		return PreferZone
+	case corev1.ServiceTrafficDistributionPreferSameNode:
+		return PreferNode
+	}
+	return ""
 }
 
 func oneOf[T ~string](value string, choices ...T) (T, error) {

@@ -40,6 +40,7 @@ type builder struct {
 	pods       []Service // units of single pods
 	access     *accessModes
 	workloads  []Workload
+	exposed    []Exposed
 	problems   []problem.Problem
 }
 
@@ -51,6 +52,8 @@ func (b *builder) finish() (Topology, []problem.Problem) {
 	slices.SortFunc(t.Services, func(a, b Service) int {
 		return cmp.Or(a.Name.Compare(b.Name), cmp.Compare(a.Pod, b.Pod))
 	})
+	slices.SortFunc(b.exposed, Exposed.Compare)
+	t.Exposed = slices.Compact(b.exposed)
 	slices.SortFunc(b.problems, problem.Problem.Compare)
 	return t, slices.Compact(b.problems)
 }

@@ -31,6 +31,7 @@ func (b *builder) addEndpoints(svc *corev1.Service, s *Service, set settings) []
 			if e.Pod != "" {
 				podNames = append(podNames, e.Pod)
 			}
+			b.expose(slice, &slice.Endpoints[i], e, targets, s.Ports)
 			for _, t := range targets {
 				if e.Port = t.port; in {
 					s.Ports[t.index].Endpoints = append(s.Ports[t.index].Endpoints, e)
@@ -48,6 +49,21 @@ func (b *builder) addEndpoints(svc *corev1.Service, s *Service, set settings) []
 		b.reportExternal(svc, external, set.account)
 	}
 	return podNames
+}
+
+// expose notes what an enforced endpoint serves, also while it is not ready: it may be called all the same.
+func (b *builder) expose(slice *discoveryv1.EndpointSlice, in *discoveryv1.Endpoint, e Endpoint, targets []target, ports []Port) {
+	if !e.Protected || b.access.of(e.Workload) != AccessEnforce {
+		return
+	}
+	x := Exposed{Workload: e.Workload}
+	if pod := b.podOf(slice, in, e.Address); pod != nil {
+		x.Pod = Name{pod.Namespace, pod.Name}
+	}
+	for _, t := range targets {
+		x.Port, x.UDP = t.port, ports[t.index].Protocol == UDP
+		b.exposed = append(b.exposed, x)
+	}
 }
 
 // target is the port number behind the port of a service with the index.

@@ -38,6 +38,9 @@ func (b *builder) service(svc *corev1.Service) (*Service, []string) {
 		ClusterIPs: clusterIPs(svc),
 		Dedicated:  set.dedicated,
 		Shared:     set.shared,
+		Prefer:     set.prefer,
+		Breaker:    set.breaker,
+		Rate:       Rate{set.average, set.burst},
 		Ports:      b.ports(svc, set),
 	}
 	if len(s.Ports) == 0 {
@@ -121,7 +124,9 @@ func (p Port) compare(o Port) int {
 
 // unit is the part of s that is one pod's. No split acts on it.
 func (s Service) unit(pod string) Service {
-	u := Service{Name: s.Name, Pod: pod, Dedicated: s.Dedicated, Shared: s.Shared, Ports: slices.Clone(s.Ports)}
+	u := Service{
+		Name: s.Name, Pod: pod, Dedicated: s.Dedicated, Shared: s.Shared, Breaker: s.Breaker, Rate: s.Rate, Ports: slices.Clone(s.Ports),
+	}
 	for i, p := range u.Ports {
 		u.Ports[i].Endpoints = nil
 		for _, e := range p.Endpoints {

@@ -28,6 +28,32 @@ type Topology struct {
 	// Workloads are the protected ones among those behind the endpoints of Services, by name.
 	Workloads []Workload
 	Nodes     []Node // by name
+	// Exposed are the ports of enforced workloads that Services lead to, whether ready or not: what calls past the mesh
+	// would reach. By workload, pod, port.
+	Exposed []Exposed
+}
+
+// Exposed is a port of a pod behind a Service.
+type Exposed struct {
+	Workload Name
+	Pod      Name // the zero Name for what is no pod
+	Port     int32
+	UDP      bool
+}
+
+// Compare orders by workload, pod and port; TCP before UDP.
+func (e Exposed) Compare(o Exposed) int {
+	return cmp.Or(e.Workload.Compare(o.Workload), e.Pod.Compare(o.Pod), cmp.Compare(e.Port, o.Port), boolCompare(e.UDP, o.UDP))
+}
+
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // Node is a node of the cluster.
@@ -35,6 +61,7 @@ type Node struct {
 	Name      string
 	PodRanges []netip.Prefix // of its pods, as far as the cluster says
 	Addresses []netip.Addr   // its own
+	Zone      string         // empty if it has none
 }
 
 // Service is a meshed service.
@@ -45,11 +72,27 @@ type Service struct {
 	ClusterIPs []netip.Addr // the plain Service's own, none if headless
 	Dedicated  bool         // annotation tulle.dev/address: dedicated
 	Shared     bool         // annotation tulle.dev/address: shared
-	Ports      []Port       // by number, then protocol
+	Prefer     Prefer       // which of its endpoints
+	// Breaker is when HTTP requests are refused, an expression of package breaker; empty = never.
+	Breaker string
+	Rate    Rate
+	Ports   []Port // by number, then protocol
 	// Backend is true for a service that is in the list only as the backend of a split: it is not meshed itself and gets
 	// endpoints but no address.
 	Backend bool
 }
+
+// Prefer says which endpoints proxies prefer.
+type Prefer string
+
+// What may be preferred; empty means nothing.
+const (
+	PreferZone Prefer = "zone" // endpoints in the proxy's zone, as far as they are enough
+	PreferNode Prefer = "node" // endpoints on the proxy's node, then as PreferZone
+)
+
+// Rate limits the HTTP requests per second that a proxy lets through to a service; an average of 0 means no limit.
+type Rate struct{ Average, Burst uint32 }
 
 // Protocol says how a port is served.
 type Protocol string

@@ -7,21 +7,11 @@ import (
 	"strings"
 )
 
-// Line reads a line of a proxy's log ("access denied") or access log, JSON or text, as the question that it answers.
-// Headers are in no log.
+// Line reads a line of a proxy's log ("access denied") or access log, JSON or text, as the question that it answers. What
+// kubectl logs puts before it, a time or the name of a pod, does not matter. Headers are in no log.
 func Line(line string) (Question, error) {
-	fields := map[string]string{}
-	if line = strings.TrimSpace(line); strings.HasPrefix(line, "{") {
-		var raw map[string]any
-		d := json.NewDecoder(strings.NewReader(line))
-		d.UseNumber()
-		if err := d.Decode(&raw); err != nil {
-			return Question{}, question("the line is no JSON: %v", err)
-		}
-		for k, v := range raw {
-			fields[k] = fmt.Sprint(v)
-		}
-	} else {
+	fields, isJSON := jsonFields(line)
+	if !isJSON {
 		fields = textFields(line)
 	}
 	q := Question{From: fields["from"], To: fields["to"], Method: fields["method"], Path: fields["path"], Protocol: fields["protocol"], Enforced: true}
@@ -42,6 +32,25 @@ func Line(line string) (Question, error) {
 	}
 	q.Port = uint32(port)
 	return q, nil
+}
+
+// jsonFields reads the object that a line ends in.
+func jsonFields(line string) (map[string]string, bool) {
+	begin := strings.IndexByte(line, '{')
+	if begin < 0 {
+		return nil, false
+	}
+	var raw map[string]any
+	d := json.NewDecoder(strings.NewReader(line[begin:]))
+	d.UseNumber()
+	if d.Decode(&raw) != nil {
+		return nil, false // such as a path with a brace, in a line of text
+	}
+	fields := map[string]string{}
+	for k, v := range raw {
+		fields[k] = fmt.Sprint(v)
+	}
+	return fields, true
 }
 
 // textFields reads key=value pairs as slog writes them.

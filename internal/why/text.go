@@ -17,6 +17,9 @@ func Write(w io.Writer, a *Answer) error {
 	if a.Reason != "" {
 		fmt.Fprintf(&b, " (%s)", a.Reason)
 	}
+	if len(a.Hidden) > 0 {
+		b.WriteString(", as far as you may read")
+	}
 	who := a.Caller
 	switch {
 	case who == "":

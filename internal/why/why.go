@@ -51,6 +51,7 @@ type Answer struct {
 	Destinations []Destination `json:"destinations"`
 	WayAround    string        `json:"wayAround"`
 	Notes        []string      `json:"notes,omitempty"`
+	Hidden       []string      `json:"hidden,omitempty"` // what whoever asked may not read, and the answer leaves out
 }
 
 // Backend is a share of the route that is taken.
@@ -182,6 +183,19 @@ func (m *Mesh) answer(q Question, targets bool) (*Answer, error) {
 
 // wayAround is what is known about calls that avoid the mesh name.
 const wayAround = "open: a call to the pod's address or to the plain Service does not pass the mesh, and is not decided on"
+
+// AroundTo takes what is known of calls past the mesh, by workload, into the answer.
+func (a *Answer) AroundTo(known map[string]string) {
+	var out []string
+	for _, d := range a.Destinations {
+		if text := known[d.Workload]; text != "" {
+			out = append(out, d.Workload+" is "+text)
+		}
+	}
+	if len(out) > 0 {
+		a.WayAround = strings.Join(out, "; ")
+	}
+}
 
 func routeOf(p *route.Port, r *access.Request) *route.Route {
 	if r == nil {

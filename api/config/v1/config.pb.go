@@ -179,6 +179,57 @@ func (Scheme) EnumDescriptor() ([]byte, []int) {
 	return file_config_proto_rawDescGZIP(), []int{2}
 }
 
+// Prefer says which endpoints a proxy prefers: those in its own zone, as far as their share of all goes, or on its own
+// node, if there are any.
+type Prefer int32
+
+const (
+	Prefer_PREFER_NONE Prefer = 0
+	Prefer_PREFER_ZONE Prefer = 1
+	Prefer_PREFER_NODE Prefer = 2 // then as ZONE
+)
+
+// Enum value maps for Prefer.
+var (
+	Prefer_name = map[int32]string{
+		0: "PREFER_NONE",
+		1: "PREFER_ZONE",
+		2: "PREFER_NODE",
+	}
+	Prefer_value = map[string]int32{
+		"PREFER_NONE": 0,
+		"PREFER_ZONE": 1,
+		"PREFER_NODE": 2,
+	}
+)
+
+func (x Prefer) Enum() *Prefer {
+	p := new(Prefer)
+	*p = x
+	return p
+}
+
+func (x Prefer) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Prefer) Descriptor() protoreflect.EnumDescriptor {
+	return file_config_proto_enumTypes[3].Descriptor()
+}
+
+func (Prefer) Type() protoreflect.EnumType {
+	return &file_config_proto_enumTypes[3]
+}
+
+func (x Prefer) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Prefer.Descriptor instead.
+func (Prefer) EnumDescriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{3}
+}
+
 type AccessMode int32
 
 const (
@@ -212,11 +263,11 @@ func (x AccessMode) String() string {
 }
 
 func (AccessMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_config_proto_enumTypes[3].Descriptor()
+	return file_config_proto_enumTypes[4].Descriptor()
 }
 
 func (AccessMode) Type() protoreflect.EnumType {
-	return &file_config_proto_enumTypes[3]
+	return &file_config_proto_enumTypes[4]
 }
 
 func (x AccessMode) Number() protoreflect.EnumNumber {
@@ -225,7 +276,7 @@ func (x AccessMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessMode.Descriptor instead.
 func (AccessMode) EnumDescriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{3}
+	return file_config_proto_rawDescGZIP(), []int{4}
 }
 
 type RuleKind int32
@@ -264,11 +315,11 @@ func (x RuleKind) String() string {
 }
 
 func (RuleKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_config_proto_enumTypes[4].Descriptor()
+	return file_config_proto_enumTypes[5].Descriptor()
 }
 
 func (RuleKind) Type() protoreflect.EnumType {
-	return &file_config_proto_enumTypes[4]
+	return &file_config_proto_enumTypes[5]
 }
 
 func (x RuleKind) Number() protoreflect.EnumNumber {
@@ -277,7 +328,7 @@ func (x RuleKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RuleKind.Descriptor instead.
 func (RuleKind) EnumDescriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{4}
+	return file_config_proto_rawDescGZIP(), []int{5}
 }
 
 // Mesh holds the settings that all proxies share. There is one, named "mesh".
@@ -444,7 +495,12 @@ type Service struct {
 	Ports       []*Port `protobuf:"bytes,7,rep,name=ports,proto3" json:"ports,omitempty"`
 	// Per-pod names (pod.name.ns.mesh) of headless services that ask for them: each is a Service resource of its own
 	// named "namespace/name/pod" with pod set and one endpoint.
-	Pod           string `protobuf:"bytes,8,opt,name=pod,proto3" json:"pod,omitempty"`
+	Pod string `protobuf:"bytes,8,opt,name=pod,proto3" json:"pod,omitempty"`
+	// When HTTP requests are refused because too many failed or took too long, an expression of docs/data-plane.md; empty =
+	// never.
+	CircuitBreaker string `protobuf:"bytes,20,opt,name=circuit_breaker,json=circuitBreaker,proto3" json:"circuit_breaker,omitempty"`
+	// How many HTTP requests a proxy lets through; none = any number.
+	RateLimit     *RateLimit `protobuf:"bytes,21,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -535,6 +591,73 @@ func (x *Service) GetPod() string {
 	return ""
 }
 
+func (x *Service) GetCircuitBreaker() string {
+	if x != nil {
+		return x.CircuitBreaker
+	}
+	return ""
+}
+
+func (x *Service) GetRateLimit() *RateLimit {
+	if x != nil {
+		return x.RateLimit
+	}
+	return nil
+}
+
+// RateLimit limits requests to so many per second on average, of which burst may come at once.
+type RateLimit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Average       uint32                 `protobuf:"varint,1,opt,name=average,proto3" json:"average,omitempty"` // 0 = no limit
+	Burst         uint32                 `protobuf:"varint,2,opt,name=burst,proto3" json:"burst,omitempty"`     // at least 1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateLimit) Reset() {
+	*x = RateLimit{}
+	mi := &file_config_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateLimit) ProtoMessage() {}
+
+func (x *RateLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
+func (*RateLimit) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RateLimit) GetAverage() uint32 {
+	if x != nil {
+		return x.Average
+	}
+	return 0
+}
+
+func (x *RateLimit) GetBurst() uint32 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
 // Port is one port of a service.
 type Port struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -562,7 +685,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_config_proto_msgTypes[3]
+	mi := &file_config_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +697,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[3]
+	mi := &file_config_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +710,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{3}
+	return file_config_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Port) GetPort() uint32 {
@@ -667,7 +790,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_config_proto_msgTypes[4]
+	mi := &file_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +802,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[4]
+	mi := &file_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +815,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{4}
+	return file_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Route) GetSplit() string {
@@ -732,7 +855,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_config_proto_msgTypes[5]
+	mi := &file_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +867,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[5]
+	mi := &file_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +880,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{5}
+	return file_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Match) GetPathRegex() string {
@@ -802,7 +925,7 @@ type HeaderMatch struct {
 
 func (x *HeaderMatch) Reset() {
 	*x = HeaderMatch{}
-	mi := &file_config_proto_msgTypes[6]
+	mi := &file_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +937,7 @@ func (x *HeaderMatch) String() string {
 func (*HeaderMatch) ProtoMessage() {}
 
 func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[6]
+	mi := &file_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +950,7 @@ func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderMatch.ProtoReflect.Descriptor instead.
 func (*HeaderMatch) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{6}
+	return file_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HeaderMatch) GetName() string {
@@ -860,7 +983,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_config_proto_msgTypes[7]
+	mi := &file_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +995,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[7]
+	mi := &file_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1008,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{7}
+	return file_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Backend) GetService() string {
@@ -924,13 +1047,14 @@ type Endpoints struct {
 	// The service's name; "name/pod" for the unit of a single pod.
 	Name          string          `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Ports         []*EndpointPort `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
+	Prefer        Prefer          `protobuf:"varint,20,opt,name=prefer,proto3,enum=tulle.config.v1.Prefer" json:"prefer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_config_proto_msgTypes[8]
+	mi := &file_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1066,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[8]
+	mi := &file_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1079,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{8}
+	return file_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Endpoints) GetNamespace() string {
@@ -979,6 +1103,13 @@ func (x *Endpoints) GetPorts() []*EndpointPort {
 	return nil
 }
 
+func (x *Endpoints) GetPrefer() Prefer {
+	if x != nil {
+		return x.Prefer
+	}
+	return Prefer_PREFER_NONE
+}
+
 // EndpointPort lists the endpoints behind one port number of a service.
 type EndpointPort struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -991,7 +1122,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_config_proto_msgTypes[9]
+	mi := &file_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1134,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[9]
+	mi := &file_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1147,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{9}
+	return file_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EndpointPort) GetPort() uint32 {
@@ -1063,7 +1194,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_config_proto_msgTypes[10]
+	mi := &file_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1206,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[10]
+	mi := &file_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1219,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{10}
+	return file_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1164,7 +1295,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_config_proto_msgTypes[11]
+	mi := &file_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1307,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[11]
+	mi := &file_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1320,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{11}
+	return file_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Policy) GetNamespace() string {
@@ -1244,7 +1375,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_config_proto_msgTypes[12]
+	mi := &file_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1387,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[12]
+	mi := &file_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1400,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{12}
+	return file_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Grant) GetTarget() string {
@@ -1311,7 +1442,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_config_proto_msgTypes[13]
+	mi := &file_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1454,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[13]
+	mi := &file_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1467,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{13}
+	return file_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Source) GetNamespace() string {
@@ -1373,7 +1504,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_config_proto_msgTypes[14]
+	mi := &file_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1516,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[14]
+	mi := &file_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1529,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{14}
+	return file_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rule) GetKind() RuleKind {
@@ -1454,7 +1585,7 @@ type MatchGroup struct {
 
 func (x *MatchGroup) Reset() {
 	*x = MatchGroup{}
-	mi := &file_config_proto_msgTypes[15]
+	mi := &file_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1597,7 @@ func (x *MatchGroup) String() string {
 func (*MatchGroup) ProtoMessage() {}
 
 func (x *MatchGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[15]
+	mi := &file_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1610,7 @@ func (x *MatchGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatchGroup.ProtoReflect.Descriptor instead.
 func (*MatchGroup) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{15}
+	return file_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MatchGroup) GetName() string {
@@ -1508,13 +1639,15 @@ type Proxy struct {
 	PodRanges []string `protobuf:"bytes,4,rep,name=pod_ranges,json=podRanges,proto3" json:"pod_ranges,omitempty"`
 	// The node's own addresses: what calls from them is a process or pod of the node's network, and has no identity.
 	NodeAddresses []string `protobuf:"bytes,5,rep,name=node_addresses,json=nodeAddresses,proto3" json:"node_addresses,omitempty"`
+	// The node's zone; empty if it has none.
+	Zone          string `protobuf:"bytes,20,opt,name=zone,proto3" json:"zone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_config_proto_msgTypes[16]
+	mi := &file_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1659,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[16]
+	mi := &file_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1672,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{16}
+	return file_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Proxy) GetNode() string {
@@ -1577,6 +1710,13 @@ func (x *Proxy) GetNodeAddresses() []string {
 	return nil
 }
 
+func (x *Proxy) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
 // Caller is a pod on the proxy's own node.
 type Caller struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1595,7 +1735,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_config_proto_msgTypes[17]
+	mi := &file_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1747,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[17]
+	mi := &file_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1760,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{17}
+	return file_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Caller) GetAddresses() []string {
@@ -1683,7 +1823,7 @@ type Rejections struct {
 
 func (x *Rejections) Reset() {
 	*x = Rejections{}
-	mi := &file_config_proto_msgTypes[18]
+	mi := &file_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1835,7 @@ func (x *Rejections) String() string {
 func (*Rejections) ProtoMessage() {}
 
 func (x *Rejections) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[18]
+	mi := &file_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1848,7 @@ func (x *Rejections) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejections.ProtoReflect.Descriptor instead.
 func (*Rejections) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{18}
+	return file_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Rejections) GetRejections() []*Rejection {
@@ -1733,7 +1873,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_config_proto_msgTypes[19]
+	mi := &file_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1885,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[19]
+	mi := &file_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +1898,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{19}
+	return file_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rejection) GetTypeUrl() string {
@@ -1816,7 +1956,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_config_proto_msgTypes[20]
+	mi := &file_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1968,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[20]
+	mi := &file_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1981,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{20}
+	return file_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TrustBundle) GetTrustDomain() string {
@@ -1871,7 +2011,7 @@ type NodeProxies struct {
 
 func (x *NodeProxies) Reset() {
 	*x = NodeProxies{}
-	mi := &file_config_proto_msgTypes[21]
+	mi := &file_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +2023,7 @@ func (x *NodeProxies) String() string {
 func (*NodeProxies) ProtoMessage() {}
 
 func (x *NodeProxies) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[21]
+	mi := &file_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2036,7 @@ func (x *NodeProxies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProxies.ProtoReflect.Descriptor instead.
 func (*NodeProxies) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{21}
+	return file_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeProxies) GetReady() []string {
@@ -1927,7 +2067,7 @@ type SignRequest struct {
 
 func (x *SignRequest) Reset() {
 	*x = SignRequest{}
-	mi := &file_config_proto_msgTypes[22]
+	mi := &file_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2079,7 @@ func (x *SignRequest) String() string {
 func (*SignRequest) ProtoMessage() {}
 
 func (x *SignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[22]
+	mi := &file_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2092,7 @@ func (x *SignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignRequest.ProtoReflect.Descriptor instead.
 func (*SignRequest) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{22}
+	return file_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SignRequest) GetNamespace() string {
@@ -1987,7 +2127,7 @@ type SignResponse struct {
 
 func (x *SignResponse) Reset() {
 	*x = SignResponse{}
-	mi := &file_config_proto_msgTypes[23]
+	mi := &file_config_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2139,7 @@ func (x *SignResponse) String() string {
 func (*SignResponse) ProtoMessage() {}
 
 func (x *SignResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_config_proto_msgTypes[23]
+	mi := &file_config_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2152,7 @@ func (x *SignResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignResponse.ProtoReflect.Descriptor instead.
 func (*SignResponse) Descriptor() ([]byte, []int) {
-	return file_config_proto_rawDescGZIP(), []int{23}
+	return file_config_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SignResponse) GetChain() [][]byte {
@@ -2038,7 +2178,7 @@ const file_config_proto_rawDesc = "" +
 	"\x0eSharedListener\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1f\n" +
 	"\vtarget_port\x18\x02 \x01(\rR\n" +
-	"targetPort\"\xfc\x01\n" +
+	"targetPort\"\xe0\x02\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -2047,7 +2187,13 @@ const file_config_proto_rawDesc = "" +
 	"\x06shared\x18\x05 \x01(\bR\x06shared\x12!\n" +
 	"\fbind_address\x18\x06 \x01(\tR\vbindAddress\x12+\n" +
 	"\x05ports\x18\a \x03(\v2\x15.tulle.config.v1.PortR\x05ports\x12\x10\n" +
-	"\x03pod\x18\b \x01(\tR\x03pod\"\xc9\x02\n" +
+	"\x03pod\x18\b \x01(\tR\x03pod\x12'\n" +
+	"\x0fcircuit_breaker\x18\x14 \x01(\tR\x0ecircuitBreaker\x129\n" +
+	"\n" +
+	"rate_limit\x18\x15 \x01(\v2\x1a.tulle.config.v1.RateLimitR\trateLimit\";\n" +
+	"\tRateLimit\x12\x18\n" +
+	"\aaverage\x18\x01 \x01(\rR\aaverage\x12\x14\n" +
+	"\x05burst\x18\x02 \x01(\rR\x05burst\"\xc9\x02\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -2078,11 +2224,12 @@ const file_config_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12/\n" +
-	"\x06scheme\x18\x04 \x01(\x0e2\x17.tulle.config.v1.SchemeR\x06scheme\"r\n" +
+	"\x06scheme\x18\x04 \x01(\x0e2\x17.tulle.config.v1.SchemeR\x06scheme\"\xa3\x01\n" +
 	"\tEndpoints\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x123\n" +
-	"\x05ports\x18\x03 \x03(\v2\x1d.tulle.config.v1.EndpointPortR\x05ports\"m\n" +
+	"\x05ports\x18\x03 \x03(\v2\x1d.tulle.config.v1.EndpointPortR\x05ports\x12/\n" +
+	"\x06prefer\x18\x14 \x01(\x0e2\x17.tulle.config.v1.PreferR\x06prefer\"m\n" +
 	"\fEndpointPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x10\n" +
 	"\x03udp\x18\x02 \x01(\bR\x03udp\x127\n" +
@@ -2120,14 +2267,15 @@ const file_config_proto_rawDesc = "" +
 	"\n" +
 	"MatchGroup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x120\n" +
-	"\amatches\x18\x02 \x03(\v2\x16.tulle.config.v1.MatchR\amatches\"\xb1\x01\n" +
+	"\amatches\x18\x02 \x03(\v2\x16.tulle.config.v1.MatchR\amatches\"\xc5\x01\n" +
 	"\x05Proxy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tin_slices\x18\x02 \x01(\bR\binSlices\x121\n" +
 	"\acallers\x18\x03 \x03(\v2\x17.tulle.config.v1.CallerR\acallers\x12\x1d\n" +
 	"\n" +
 	"pod_ranges\x18\x04 \x03(\tR\tpodRanges\x12%\n" +
-	"\x0enode_addresses\x18\x05 \x03(\tR\rnodeAddresses\"\xcc\x01\n" +
+	"\x0enode_addresses\x18\x05 \x03(\tR\rnodeAddresses\x12\x12\n" +
+	"\x04zone\x18\x14 \x01(\tR\x04zone\"\xcc\x01\n" +
 	"\x06Caller\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x10\n" +
@@ -2175,7 +2323,11 @@ const file_config_proto_rawDesc = "" +
 	"\vSCHEME_HTTP\x10\x01\x12\x0e\n" +
 	"\n" +
 	"SCHEME_H2C\x10\x02\x12\x10\n" +
-	"\fSCHEME_HTTPS\x10\x03*Y\n" +
+	"\fSCHEME_HTTPS\x10\x03*;\n" +
+	"\x06Prefer\x12\x0f\n" +
+	"\vPREFER_NONE\x10\x00\x12\x0f\n" +
+	"\vPREFER_ZONE\x10\x01\x12\x0f\n" +
+	"\vPREFER_NODE\x10\x02*Y\n" +
 	"\n" +
 	"AccessMode\x12\x1b\n" +
 	"\x17ACCESS_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -2199,65 +2351,69 @@ func file_config_proto_rawDescGZIP() []byte {
 	return file_config_proto_rawDescData
 }
 
-var file_config_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_config_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_config_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_config_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_config_proto_goTypes = []any{
 	(ReasonDetail)(0),      // 0: tulle.config.v1.ReasonDetail
 	(Protocol)(0),          // 1: tulle.config.v1.Protocol
 	(Scheme)(0),            // 2: tulle.config.v1.Scheme
-	(AccessMode)(0),        // 3: tulle.config.v1.AccessMode
-	(RuleKind)(0),          // 4: tulle.config.v1.RuleKind
-	(*Mesh)(nil),           // 5: tulle.config.v1.Mesh
-	(*SharedListener)(nil), // 6: tulle.config.v1.SharedListener
-	(*Service)(nil),        // 7: tulle.config.v1.Service
-	(*Port)(nil),           // 8: tulle.config.v1.Port
-	(*Route)(nil),          // 9: tulle.config.v1.Route
-	(*Match)(nil),          // 10: tulle.config.v1.Match
-	(*HeaderMatch)(nil),    // 11: tulle.config.v1.HeaderMatch
-	(*Backend)(nil),        // 12: tulle.config.v1.Backend
-	(*Endpoints)(nil),      // 13: tulle.config.v1.Endpoints
-	(*EndpointPort)(nil),   // 14: tulle.config.v1.EndpointPort
-	(*Endpoint)(nil),       // 15: tulle.config.v1.Endpoint
-	(*Policy)(nil),         // 16: tulle.config.v1.Policy
-	(*Grant)(nil),          // 17: tulle.config.v1.Grant
-	(*Source)(nil),         // 18: tulle.config.v1.Source
-	(*Rule)(nil),           // 19: tulle.config.v1.Rule
-	(*MatchGroup)(nil),     // 20: tulle.config.v1.MatchGroup
-	(*Proxy)(nil),          // 21: tulle.config.v1.Proxy
-	(*Caller)(nil),         // 22: tulle.config.v1.Caller
-	(*Rejections)(nil),     // 23: tulle.config.v1.Rejections
-	(*Rejection)(nil),      // 24: tulle.config.v1.Rejection
-	(*TrustBundle)(nil),    // 25: tulle.config.v1.TrustBundle
-	(*NodeProxies)(nil),    // 26: tulle.config.v1.NodeProxies
-	(*SignRequest)(nil),    // 27: tulle.config.v1.SignRequest
-	(*SignResponse)(nil),   // 28: tulle.config.v1.SignResponse
+	(Prefer)(0),            // 3: tulle.config.v1.Prefer
+	(AccessMode)(0),        // 4: tulle.config.v1.AccessMode
+	(RuleKind)(0),          // 5: tulle.config.v1.RuleKind
+	(*Mesh)(nil),           // 6: tulle.config.v1.Mesh
+	(*SharedListener)(nil), // 7: tulle.config.v1.SharedListener
+	(*Service)(nil),        // 8: tulle.config.v1.Service
+	(*RateLimit)(nil),      // 9: tulle.config.v1.RateLimit
+	(*Port)(nil),           // 10: tulle.config.v1.Port
+	(*Route)(nil),          // 11: tulle.config.v1.Route
+	(*Match)(nil),          // 12: tulle.config.v1.Match
+	(*HeaderMatch)(nil),    // 13: tulle.config.v1.HeaderMatch
+	(*Backend)(nil),        // 14: tulle.config.v1.Backend
+	(*Endpoints)(nil),      // 15: tulle.config.v1.Endpoints
+	(*EndpointPort)(nil),   // 16: tulle.config.v1.EndpointPort
+	(*Endpoint)(nil),       // 17: tulle.config.v1.Endpoint
+	(*Policy)(nil),         // 18: tulle.config.v1.Policy
+	(*Grant)(nil),          // 19: tulle.config.v1.Grant
+	(*Source)(nil),         // 20: tulle.config.v1.Source
+	(*Rule)(nil),           // 21: tulle.config.v1.Rule
+	(*MatchGroup)(nil),     // 22: tulle.config.v1.MatchGroup
+	(*Proxy)(nil),          // 23: tulle.config.v1.Proxy
+	(*Caller)(nil),         // 24: tulle.config.v1.Caller
+	(*Rejections)(nil),     // 25: tulle.config.v1.Rejections
+	(*Rejection)(nil),      // 26: tulle.config.v1.Rejection
+	(*TrustBundle)(nil),    // 27: tulle.config.v1.TrustBundle
+	(*NodeProxies)(nil),    // 28: tulle.config.v1.NodeProxies
+	(*SignRequest)(nil),    // 29: tulle.config.v1.SignRequest
+	(*SignResponse)(nil),   // 30: tulle.config.v1.SignResponse
 }
 var file_config_proto_depIdxs = []int32{
-	6,  // 0: tulle.config.v1.Mesh.shared_listeners:type_name -> tulle.config.v1.SharedListener
+	7,  // 0: tulle.config.v1.Mesh.shared_listeners:type_name -> tulle.config.v1.SharedListener
 	0,  // 1: tulle.config.v1.Mesh.reason_detail:type_name -> tulle.config.v1.ReasonDetail
-	8,  // 2: tulle.config.v1.Service.ports:type_name -> tulle.config.v1.Port
-	1,  // 3: tulle.config.v1.Port.protocol:type_name -> tulle.config.v1.Protocol
-	9,  // 4: tulle.config.v1.Port.routes:type_name -> tulle.config.v1.Route
-	10, // 5: tulle.config.v1.Route.matches:type_name -> tulle.config.v1.Match
-	12, // 6: tulle.config.v1.Route.backends:type_name -> tulle.config.v1.Backend
-	11, // 7: tulle.config.v1.Match.headers:type_name -> tulle.config.v1.HeaderMatch
-	2,  // 8: tulle.config.v1.Backend.scheme:type_name -> tulle.config.v1.Scheme
-	14, // 9: tulle.config.v1.Endpoints.ports:type_name -> tulle.config.v1.EndpointPort
-	15, // 10: tulle.config.v1.EndpointPort.endpoints:type_name -> tulle.config.v1.Endpoint
-	3,  // 11: tulle.config.v1.Policy.mode:type_name -> tulle.config.v1.AccessMode
-	17, // 12: tulle.config.v1.Policy.grants:type_name -> tulle.config.v1.Grant
-	20, // 13: tulle.config.v1.Policy.groups:type_name -> tulle.config.v1.MatchGroup
-	18, // 14: tulle.config.v1.Grant.sources:type_name -> tulle.config.v1.Source
-	19, // 15: tulle.config.v1.Grant.rules:type_name -> tulle.config.v1.Rule
-	4,  // 16: tulle.config.v1.Rule.kind:type_name -> tulle.config.v1.RuleKind
-	10, // 17: tulle.config.v1.MatchGroup.matches:type_name -> tulle.config.v1.Match
-	22, // 18: tulle.config.v1.Proxy.callers:type_name -> tulle.config.v1.Caller
-	24, // 19: tulle.config.v1.Rejections.rejections:type_name -> tulle.config.v1.Rejection
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	10, // 2: tulle.config.v1.Service.ports:type_name -> tulle.config.v1.Port
+	9,  // 3: tulle.config.v1.Service.rate_limit:type_name -> tulle.config.v1.RateLimit
+	1,  // 4: tulle.config.v1.Port.protocol:type_name -> tulle.config.v1.Protocol
+	11, // 5: tulle.config.v1.Port.routes:type_name -> tulle.config.v1.Route
+	12, // 6: tulle.config.v1.Route.matches:type_name -> tulle.config.v1.Match
+	14, // 7: tulle.config.v1.Route.backends:type_name -> tulle.config.v1.Backend
+	13, // 8: tulle.config.v1.Match.headers:type_name -> tulle.config.v1.HeaderMatch
+	2,  // 9: tulle.config.v1.Backend.scheme:type_name -> tulle.config.v1.Scheme
+	16, // 10: tulle.config.v1.Endpoints.ports:type_name -> tulle.config.v1.EndpointPort
+	3,  // 11: tulle.config.v1.Endpoints.prefer:type_name -> tulle.config.v1.Prefer
+	17, // 12: tulle.config.v1.EndpointPort.endpoints:type_name -> tulle.config.v1.Endpoint
+	4,  // 13: tulle.config.v1.Policy.mode:type_name -> tulle.config.v1.AccessMode
+	19, // 14: tulle.config.v1.Policy.grants:type_name -> tulle.config.v1.Grant
+	22, // 15: tulle.config.v1.Policy.groups:type_name -> tulle.config.v1.MatchGroup
+	20, // 16: tulle.config.v1.Grant.sources:type_name -> tulle.config.v1.Source
+	21, // 17: tulle.config.v1.Grant.rules:type_name -> tulle.config.v1.Rule
+	5,  // 18: tulle.config.v1.Rule.kind:type_name -> tulle.config.v1.RuleKind
+	12, // 19: tulle.config.v1.MatchGroup.matches:type_name -> tulle.config.v1.Match
+	24, // 20: tulle.config.v1.Proxy.callers:type_name -> tulle.config.v1.Caller
+	26, // 21: tulle.config.v1.Rejections.rejections:type_name -> tulle.config.v1.Rejection
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_config_proto_init() }
@@ -2270,8 +2426,8 @@ func file_config_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_config_proto_rawDesc), len(file_config_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   24,
+			NumEnums:      6,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -33,6 +33,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	f.IntVar(&o.Nodes, "nodes", 2, "number of nodes")
 	f.StringVar(&profile, "profile", string(cluster.Quick), "quick, or honest: everything at Kubernetes' own defaults")
 	f.StringVar(&o.ProxyMode, "proxy-mode", "nftables", "kube-proxy's mode, nftables or iptables")
+	f.BoolVar(&o.NetworkPolicies, "network-policies", false, "have NetworkPolicies enforced, by kube-router")
 	f.BoolVar(&o.DualStack, "dual-stack", false, "IPv6 beside IPv4")
 	f.StringVar(&images, "images", "", "OCI archives to load, comma separated")
 	f.StringVar(&manifests, "manifests", "", "YAML files to apply, comma separated")

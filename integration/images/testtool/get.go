@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -78,14 +77,9 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 	if f.NArg() == 0 {
 		return errors.New("get: no URL")
 	}
-	tr := &http.Transport{
-		DisableKeepAlives: !*keepAlive, MaxIdleConnsPerHost: *parallel, DisableCompression: true, Protocols: new(http.Protocols),
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // the tool's servers make up their certificates
-		DialContext:     (&net.Dialer{Timeout: h.timeout}).DialContext,
-	}
-	tr.Protocols.SetHTTP1(!*h2c)
-	tr.Protocols.SetUnencryptedHTTP2(*h2c)
-	client := &http.Client{Transport: tr, Timeout: h.timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := httpClient(h.timeout, *h2c)
+	tr := client.Transport.(*http.Transport)
+	tr.DisableKeepAlives, tr.MaxIdleConnsPerHost = !*keepAlive, *parallel
 	if *n == 0 {
 		*n = f.NArg()
 	}

@@ -29,7 +29,7 @@ type command func(ctx context.Context, args []string, out io.Writer) error
 func commands() map[string]command {
 	return map[string]command{
 		"serve": serve, "sleep": sleep, "get": get, "tcp": tcp, "udp": udp, "ws": ws,
-		"load": load, "stop": stopLoad, "resolve": resolve, "cat": cat,
+		"calls": calls, "hold": hold, "load": load, "stop": stopLoad, "resolve": resolve, "cat": cat,
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 // server answers on many ports at once; who it is comes from the pod's environment.
 type server struct {
 	self   report.Answer
+	status int           // of HTTP answers whose request asks for none
 	linger time.Duration // how long it goes on as if nothing was after SIGTERM
 	drain  time.Duration // and then tells HTTP clients to leave, before it closes
 	bye    atomic.Bool   // it does so
@@ -36,6 +37,7 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	banner := f.String("banner", "", "TCP echo that says its name first")
 	udp := f.String("udp", "", "UDP echo, with its name before the payload")
 	linger := f.Duration("linger", 0, "time between SIGTERM and the end of listening")
+	status := f.Int("status", 200, "of HTTP answers whose request asks for no other")
 	drain := f.Duration("drain", 0, "time after that in which HTTP responses say 'Connection: close'")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -47,7 +49,7 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := &server{linger: *linger, drain: *drain, self: report.Answer{
+	s := &server{status: *status, linger: *linger, drain: *drain, self: report.Answer{
 		Pod: cmp.Or(os.Getenv("POD_NAME"), host), Node: os.Getenv("NODE_NAME"), Version: os.Getenv("VERSION"),
 	}}
 	kinds := []struct {

@@ -61,6 +61,25 @@ func TestClientsAndServers(t *testing.T) {
 	}
 }
 
+// A server that is told to fail does, but where a request asks for something else.
+func TestStatus(t *testing.T) {
+	addr := free(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- serve(ctx, []string{"-http", addr, "-status", "500"}, &strings.Builder{}) }()
+	if s := callUntilOK(t, []string{"get", "http://" + addr + "/?status=200"}); s.ByStatus[200] != 1 {
+		t.Errorf("asked for 200: %+v", s)
+	}
+	var out strings.Builder
+	if err := run(t.Context(), []string{"get", "http://" + addr}, &out); err != nil || !strings.Contains(out.String(), `"byStatus":{"500":1}`) {
+		t.Errorf("not asked for anything: %v: %s", err, out.String())
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
 // callUntilOK repeats a command while its server is starting.
 func callUntilOK(t *testing.T, args []string) report.Summary {
 	t.Helper()

@@ -69,6 +69,10 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 		upgrade(w, r)
 		return
 	}
+	if r.URL.Path == "/calls" && r.Method == http.MethodPost {
+		serveCalls(w, r)
+		return
+	}
 	q := r.URL.Query()
 	if d, err := time.ParseDuration(q.Get("delay")); err == nil {
 		select {
@@ -92,9 +96,11 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	if s.bye.Load() {
 		w.Header().Set("Connection", "close")
 	}
-	if status, err := strconv.Atoi(q.Get("status")); err == nil {
-		w.WriteHeader(status)
+	status, err := strconv.Atoi(q.Get("status"))
+	if err != nil {
+		status = s.status
 	}
+	w.WriteHeader(status)
 	if size, err := strconv.Atoi(q.Get("size")); err == nil {
 		_, _ = io.CopyN(w, zeros{}, int64(size)) // the client is gone if it fails
 		return

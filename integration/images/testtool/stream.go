@@ -156,38 +156,39 @@ func ws(ctx context.Context, args []string, out io.Writer) error {
 }
 
 func (s *streamFlags) wsOnce(ctx context.Context, u *url.URL) outcome {
+	c, r, status, err := s.upgraded(ctx, u)
+	if err != nil {
+		return outcome{status: status, err: err}
+	}
+	defer c.Close()
+	return outcome{status: status, err: s.echoOnce(c, r)}
+}
+
+// upgraded is a connection that has become a WebSocket, with a reader of what comes, and the status of the answer.
+func (s *streamFlags) upgraded(ctx context.Context, u *url.URL) (net.Conn, *bufio.Reader, int, error) {
 	addr := u.Host
 	if u.Port() == "" {
 		addr = net.JoinHostPort(u.Hostname(), "80")
 	}
 	c, err := s.dial(ctx, "tcp", addr)
 	if err != nil {
-		return outcome{err: err}
+		return nil, nil, 0, err
 	}
-	defer c.Close()
 	key := rand.Text()
 	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n",
 		u.RequestURI(), u.Host, key)
 	r := bufio.NewReader(c)
 	res, err := http.ReadResponse(r, nil)
-	if err != nil {
-		return outcome{err: shorten(err)}
+	switch {
+	case err != nil:
+		c.Close()
+		return nil, nil, 0, shorten(err)
+	case res.StatusCode != http.StatusSwitchingProtocols:
+		c.Close()
+		return nil, nil, res.StatusCode, errors.New(res.Status)
+	case res.Header.Get("Sec-Websocket-Accept") != acceptKey(key):
+		c.Close()
+		return nil, nil, res.StatusCode, errors.New("wrong Sec-WebSocket-Accept")
 	}
-	if res.StatusCode != http.StatusSwitchingProtocols {
-		return outcome{status: res.StatusCode, err: errors.New(res.Status)}
-	}
-	if res.Header.Get("Sec-Websocket-Accept") != acceptKey(key) {
-		return outcome{status: res.StatusCode, err: errors.New("wrong Sec-WebSocket-Accept")}
-	}
-	if _, err := io.WriteString(c, s.send); err != nil {
-		return outcome{err: shorten(err)}
-	}
-	b := make([]byte, len(s.send))
-	if _, err := io.ReadFull(r, b); err != nil {
-		return outcome{err: shorten(err)}
-	}
-	if string(b) != s.send {
-		return outcome{err: fmt.Errorf("the echo is %.100q", b)}
-	}
-	return outcome{status: res.StatusCode}
+	return c, r, res.StatusCode, nil
 }

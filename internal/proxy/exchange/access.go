@@ -11,7 +11,8 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
-// Denied says that the caller may not call the endpoint that was chosen. Nothing was sent.
+// Denied says that the request may not be sent: the caller may not call the endpoint that was chosen, or the service is
+// not to get more requests. Nothing was sent.
 type Denied struct{ Reason refusal.Reason }
 
 func (d *Denied) Error() string { return string(d.Reason) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
@@ -29,10 +30,11 @@ type Carrier interface {
 
 // Forward tries endpoints of the chosen backend until one answers, and returns the last error if none did.
 func (x *Exchange) Forward(c Carrier) error {
-	e := x.Backend.Endpoints.Pick()
+	e := x.Backend.Endpoints.PickAt(x.Begun)
 	if e == nil {
 		return ErrNoEndpoint
 	}
+	x.bodyless = c.Bodyless()
 	err := x.attempt(c, e)
 	if err == nil || errors.As(err, new(*Denied)) {
 		return err
@@ -45,7 +47,17 @@ func (x *Exchange) attempt(c Carrier, e *upstream.Endpoint) error {
 	if err := x.judge(c.Context(), e); err != nil {
 		return err
 	}
+	if x.Attempts == 0 && !x.Client.Admitted {
+		// After access control: those who may not call are not to use up what others may.
+		if reason := x.Port.Service.Guard.Admit(x.Begun); reason != "" {
+			return &Denied{reason}
+		}
+	}
 	x.Attempts++
+	x.asking = x.Begun
+	if x.Attempts > 1 || x.Caller == nil { // it has waited, or may have waited for who its caller is
+		x.asking = time.Now()
+	}
 	e.Begin()
 	defer e.End()
 	err := x.send(c, e)
@@ -62,9 +74,11 @@ func (x *Exchange) send(c Carrier, e *upstream.Endpoint) error {
 	if err != nil {
 		return err //nolint:wrapcheck // a DialError says it all
 	}
+	x.far = w.Tunnelled()
 	err = c.Attempt(w)
 	if w.Tunnelled() && errors.Is(err, upstream.ErrUnreachable) && !c.Stopped() {
 		if w, _ = x.way(e); w != nil && !w.Tunnelled() {
+			x.far = false
 			return c.Attempt(w) //nolint:wrapcheck // the carrier says what it did
 		}
 	}
@@ -72,29 +86,38 @@ func (x *Exchange) send(c Carrier, e *upstream.Endpoint) error {
 }
 
 // again is what is done after the first attempt failed: another endpoint if nothing was sent, and as many further
-// attempts as the service asks for at what may be repeated.
+// attempts as the service asks for at what may be repeated. All of it is within the service's budget of retries.
 func (x *Exchange) again(c Carrier, e *upstream.Endpoint, err error) error {
 	tried := []*upstream.Endpoint{e}
 	repeats := 0
 	for {
 		failedConnect := errors.As(err, new(*upstream.DialError))
-		switch {
-		case c.Stopped():
+		if c.Stopped() {
 			return err
-		case failedConnect && len(tried) < maxConnects && x.Backend.Endpoints.Pick(tried...) != nil:
-		case repeats < x.Port.RetryAttempts && (failedConnect || c.Bodyless() && x.idempotent()):
+		}
+		next := x.Backend.Endpoints.Pick(tried...)
+		switch {
+		case failedConnect && len(tried) < maxConnects && next != nil:
+		case repeats < x.Port.RetryAttempts && (failedConnect || x.bodyless && x.idempotent()):
 			repeats++
+			if next == nil {
+				next = x.Backend.Endpoints.Pick() // there is no other
+			}
 		default:
 			return err
 		}
-		x.Mesh.Meter.Retried()
-		e := x.Backend.Endpoints.Pick(tried...)
-		if e == nil && repeats > 0 {
-			e = x.Backend.Endpoints.Pick() // there is no other
-		}
-		if e == nil {
+		if next == nil {
 			return ErrNoEndpoint
 		}
+		if !x.Port.Service.Guard.Retry(x.Mesh.Retries) {
+			x.Mesh.Meter.RetryDenied()
+			return err
+		}
+		if !failedConnect {
+			e.Fault() // of the last one End knows
+		}
+		x.Mesh.Meter.Retried()
+		e = next
 		if err = x.attempt(c, e); err == nil || errors.As(err, new(*Denied)) {
 			return err
 		}

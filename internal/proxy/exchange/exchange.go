@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/access"
+	"github.com/tulle-mesh/tulle/internal/proxy/balance"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
@@ -25,6 +27,10 @@ type Mesh struct {
 	Gate  *policy.Gate
 	Meter *meter.Meter
 	Log   *slog.Logger
+	// Retries bound how many retries there are of a service's requests.
+	Retries balance.Allowance
+	// Strangers is the account of clients that nobody knows.
+	Strangers *share.Account
 }
 
 // Client is the other end of a connection.
@@ -33,7 +39,9 @@ type Client struct {
 	Addr    netip.Addr
 	Text    string       // Addr as text
 	Counted *meter.Cache // nil if the client's requests are counted by several goroutines
-	cert    cert
+	// Admitted says that the caller's own proxy has let the requests pass: what it limits is not limited again.
+	Admitted bool
+	cert     cert
 }
 
 // Exchange is one request and its response.
@@ -62,6 +70,12 @@ type Exchange struct {
 	Reason  refusal.Reason
 	Audit   access.Reason // why access control would have refused it
 	In, Out int64         // bytes of the bodies
+
+	share    *share.Account // that the request counts for, nil if it doesn't
+	asking   time.Time      // when the endpoint was asked, for the last time
+	far      bool           // it was asked through the proxy of its node
+	bodyless bool
+	answered bool // the endpoint's answer began
 
 	asked  string         // the path as the client sent it
 	judged string         // the path that Endpoint's policy judged, if that is another one
@@ -105,6 +119,9 @@ func (x *Exchange) Decide() refusal.Reason {
 	if x.Port, reason = table.HTTPPort(x.Client.Binding, x.Host); reason != "" {
 		return reason
 	}
+	if !x.takeShare() {
+		return refusal.OverShare
+	}
 	if x.Method == http.MethodConnect {
 		return refusal.ConnectMethod
 	}
@@ -126,8 +143,31 @@ func (x *Exchange) ServerName() string {
 	return name + "." + namespace + ".svc"
 }
 
+// takeShare says whether the caller's namespace may have another request under way.
+func (x *Exchange) takeShare() bool {
+	if x.Client.Admitted {
+		return true
+	}
+	account := x.Mesh.Strangers
+	if x.Caller != nil {
+		account = x.Caller.Share
+	}
+	if !account.Begin() {
+		return false
+	}
+	x.share = account
+	return true
+}
+
+// ReleaseShare ends that the exchange counts as a request under way.
+func (x *Exchange) ReleaseShare() {
+	x.share.End()
+	x.share = nil
+}
+
 // End counts and logs the exchange.
 func (x *Exchange) End() {
+	x.ReleaseShare()
 	p := meter.Peers{}
 	if x.Caller != nil {
 		p.SourceNamespace, p.SourceWorkload = x.Caller.Namespace, x.Caller.Workload
@@ -140,23 +180,16 @@ func (x *Exchange) End() {
 	}
 	took := time.Since(x.Begun)
 	m := x.Mesh.Meter
-	if x.Client.Binding.Tunnel != nil {
-		x.endOfTunnel(p)
-		return
-	}
-	m.Request(x.Client.Counted, meter.Exchange{Peers: p, Status: x.Status, Duration: took, In: x.In, Out: x.Out})
 	if x.Reason != "" {
+		x.failed()
 		m.Refused("http", p.Namespace, p.Service, x.Reason)
 	}
+	if x.Client.Binding.Tunnel != nil {
+		return // all else is counted and logged by the proxy of the caller's node
+	}
+	m.Request(x.Client.Counted, meter.Exchange{Peers: p, Status: x.Status, Duration: took, In: x.In, Out: x.Out})
 	if m.Logs() {
 		m.Log(x.entry(p, took))
-	}
-}
-
-// endOfTunnel counts what nobody else knows: all else is counted and logged by the proxy of the caller's node.
-func (x *Exchange) endOfTunnel(p meter.Peers) {
-	if x.Reason != "" {
-		x.Mesh.Meter.Refused("http", p.Namespace, p.Service, x.Reason)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
@@ -27,6 +28,7 @@ type conn struct {
 	tcp     Conn
 	raw     syscall.RawConn // of a TCP connection; nil if the client is at the end of a tunnel
 	client  exchange.Client
+	share   *share.Account // that the connection counts for
 	counted meter.Cache
 
 	in    []byte // what was read and is not done with: the request's head, and what is behind it
@@ -76,9 +78,9 @@ const (
 	cancelled                  // by the fallback
 )
 
-func newConn(s *Server, tcp Conn, b *route.Binding) *conn {
-	c := &conn{server: s, tcp: tcp, first: true}
-	c.client = exchange.Client{Binding: b, Counted: &c.counted}
+func newConn(s *Server, tcp Conn, b *route.Binding, a *share.Account) *conn {
+	c := &conn{server: s, tcp: tcp, share: a, first: true}
+	c.client = exchange.Client{Binding: b, Counted: &c.counted, Admitted: b.Tunnel != nil}
 	if a, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
 		c.client.Addr = a.AddrPort().Addr().Unmap()
 		c.client.Text = c.client.Addr.String()
@@ -114,6 +116,7 @@ func (c *conn) serve() {
 
 func (c *conn) leave() {
 	c.server.leave(c)
+	c.share.Disconnect()
 	if !c.over {
 		c.tcp.Close()
 	}
@@ -334,7 +337,9 @@ func (c *conn) handOver() {
 	begun := bytes.Clone(c.in)
 	freeBuffer(c.in)
 	c.in, c.over = nil, true
-	c.server.config.HTTP2(c.tcp, begun, c.client.Binding)
+	a := c.share
+	c.share = nil
+	c.server.config.HTTP2(c.tcp, begun, c.client.Binding, a)
 }
 
 // lingerTimeout is how long what a client still sends is read and thrown away after the last answer: closing at once

@@ -262,6 +262,10 @@ func (c *conn) carry(w *upstream.Way, up *upstream.Conn) error {
 			return err
 		}
 		if c.response.status >= 200 {
+			if c.replayable() && c.refusedBy() == refusal.ConnectFailed {
+				c.reqBody.begin(c.tcp, c.request.body, c.in, c.head)
+				return c.x.Unreached() //nolint:wrapcheck // a DialError says it all
+			}
 			reusable, err = c.deliver(up, n)
 			return err
 		}
@@ -397,9 +401,17 @@ func (c *conn) deliver(up *upstream.Conn, n int) (reusable bool, err error) {
 	c.answer = nil
 	defer c.upBody.free()
 	c.toClient.begin(c.tcp, largeBuffer)
+	if c.client.Binding.Tunnel != nil {
+		r.drop([]byte(refusal.Header)) // which would be taken for this proxy's word
+	}
 	c.toClient.buffer = r.appendHead(c.toClient.buffer, framed, c.closing)
 	c.toClient.framed = framed
-	c.x.Status, c.begun = r.status, true
+	if why := c.refusedBy(); why != "" {
+		c.x.Refused(r.status, why)
+	} else {
+		c.x.Answered(r.status, !c.pumping)
+	}
+	c.begun = true
 	if err := c.toClient.addReady(&c.upBody); err != nil {
 		return false, errors.Join(err, c.toClient.flush())
 	}
@@ -408,6 +420,23 @@ func (c *conn) deliver(up *upstream.Conn, n int) (reusable bool, err error) {
 	}
 	return !r.close && !odd && body.framing != untilClose && len(c.upBody.rest()) == 0, nil
 }
+
+// refusedBy is why the proxy of the endpoint's node answers in its place; empty if it doesn't.
+func (c *conn) refusedBy() refusal.Reason {
+	if !c.x.Far() {
+		return ""
+	}
+	r := &c.response
+	for i := range r.fields {
+		if f := &r.fields[i]; f.kind == meshOwn && fold(r.name(f), refusal.Header) {
+			return refusal.Reason(r.value(f))
+		}
+	}
+	return ""
+}
+
+// replayable says that all of the request is where it was read first, and nothing of an answer was sent.
+func (c *conn) replayable() bool { return !c.pumping && !c.begun }
 
 // startPump sends the rest of the request's body in a goroutine of its own.
 func (c *conn) startPump() {

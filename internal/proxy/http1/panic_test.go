@@ -55,7 +55,7 @@ func TestPanicCostsOneConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Serve(accepted.(*net.TCPConn), &route.Binding{Service: "shop/web", Port: 80})
+		s.Serve(accepted.(*net.TCPConn), &route.Binding{Service: "shop/web", Port: 80}, nil)
 		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			t.Fatal(err)
 		}

@@ -12,13 +12,14 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 )
 
 // Config is what a Server needs; the numbers' zero values mean the defaults.
 type Config struct {
 	Mesh *exchange.Mesh
 	// HTTP2 takes over a connection that begins with HTTP/2's preface. begun is what was read of it.
-	HTTP2 func(c net.Conn, begun []byte, b *route.Binding)
+	HTTP2 func(c net.Conn, begun []byte, b *route.Binding, a *share.Account)
 	// Fallback forwards requests to endpoints that HTTP/1 in the clear is not spoken to. What was decided is in x, which
 	// it completes but does not end.
 	Fallback func(w http.ResponseWriter, r *http.Request, x *exchange.Exchange)
@@ -39,6 +40,7 @@ type Server struct {
 	start    time.Time
 	draining atomic.Bool
 	upgraded drain.Active
+	shedding atomic.Int64    // connections that Shed says good-bye to
 	ctx      context.Context //nolint:containedctx // for connects; ends with Run
 	cancel   context.CancelFunc
 
@@ -79,13 +81,14 @@ func spoil(c Conn) {
 	}
 }
 
-// Serve takes over a connection that was accepted for b.
-func (s *Server) Serve(tcp Conn, b *route.Binding) {
-	c := newConn(s, tcp, b)
+// Serve takes over a connection that was accepted for b, and that a counts until it ends; nil counts nothing.
+func (s *Server) Serve(tcp Conn, b *route.Binding, a *share.Account) {
+	c := newConn(s, tcp, b, a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		tcp.Close()
+		a.Disconnect()
 		return
 	}
 	s.conns[c] = struct{}{}

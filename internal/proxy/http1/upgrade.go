@@ -36,7 +36,9 @@ func (c *conn) switchProtocols(up *upstream.Conn, n int) error {
 	}
 	c.over = true // from here on both connections are the tunnel's
 	c.server.leave(c)
-	c.x.Status, c.begun = r.status, true
+	c.x.Answered(r.status, true)
+	c.x.ReleaseShare() // it counts as a connection only
+	c.begun = true
 	c.toClient.begin(c.tcp, largeBuffer)
 	c.toClient.buffer = r.appendHead(c.toClient.buffer, none, false)
 	_ = c.toClient.add(c.answer[n:]) // a failure shows in what comes next, too

@@ -18,8 +18,9 @@ type requestBody struct {
 	w       *http.ResponseController
 	trailer http.Header // what the transport sends after the body; filled in at the body's end
 	count   atomic.Int64
-	ended   atomic.Bool  // read to its end
-	failed  atomic.Value // error: the client's, not the endpoint's
+	ended   atomic.Bool               // read to its end
+	end     atomic.Pointer[time.Time] // when it was
+	failed  atomic.Value              // error: the client's, not the endpoint's
 
 	mu       sync.Mutex
 	released bool // the handler is done, and the connection not ours any more; guarded by mu
@@ -93,6 +94,8 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		if !b.ended.Swap(true) {
+			now := time.Now()
+			b.end.Store(&now)
 			maps.Copy(b.trailer, b.r.Trailer)
 			maps.DeleteFunc(b.trailer, func(name string, _ []string) bool { return policy.IsOwn(name) })
 		}

@@ -120,6 +120,9 @@ func (f *forwarding) Attempt(w *upstream.Way) error {
 		return fmt.Errorf("send request: %w", err)
 	}
 	defer resp.Body.Close()
+	if f.body.none() && f.refusedBy(resp) == refusal.ConnectFailed {
+		return f.Unreached() //nolint:wrapcheck // a DialError says it all
+	}
 	f.early.stop()
 	f.deliver(resp)
 	return nil

@@ -21,6 +21,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 )
 
 // Config is what a Server needs; the numbers' zero values mean the defaults.
@@ -75,10 +76,12 @@ func New(c Config) *Server {
 	return s
 }
 
-// Serve takes over a connection that was accepted for b, of which begun, a part of the preface, was read. It waits for
-// Run to take it.
-func (s *Server) Serve(c net.Conn, begun []byte, b *route.Binding) {
-	s.conns.give(&conn{Conn: c, begun: begun, binding: b})
+// Serve takes over a connection that was accepted for b, of which begun, a part of the preface, was read, and that a
+// counts until it ends; nil counts nothing. It waits for Run to take it.
+func (s *Server) Serve(c net.Conn, begun []byte, b *route.Binding, a *share.Account) {
+	if !s.conns.give(&conn{Conn: c, begun: begun, binding: b, share: a}) {
+		a.Disconnect()
+	}
 }
 
 // Run serves until ctx ends; all connections are closed then.
@@ -137,6 +140,7 @@ type conn struct {
 	net.Conn
 	begun   []byte
 	binding *route.Binding
+	share   *share.Account // that it counts for
 }
 
 func (c *conn) Read(p []byte) (int, error) {
@@ -151,7 +155,8 @@ func (c *conn) Read(p []byte) (int, error) {
 type connKey struct{}
 
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	info := &exchange.Client{Binding: c.(*conn).binding}
+	b := c.(*conn).binding
+	info := &exchange.Client{Binding: b, Admitted: b.Tunnel != nil}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		info.Addr = a.AddrPort().Addr().Unmap()
 		info.Text = info.Addr.String()
@@ -159,13 +164,14 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, info)
 }
 
-func (s *Server) connState(_ net.Conn, state http.ConnState) {
+func (s *Server) connState(c net.Conn, state http.ConnState) {
 	n := 0
 	switch state {
 	case http.StateNew:
 		n = 1
 	case http.StateClosed:
 		n = -1
+		c.(*conn).share.Disconnect()
 	}
 	if n != 0 {
 		s.open.Add(int64(n))
@@ -184,11 +190,14 @@ func newHandover() *handover {
 	return &handover{conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-func (h *handover) give(c net.Conn) {
+// give says whether the connection was taken. If not, it is closed.
+func (h *handover) give(c net.Conn) bool {
 	select {
 	case h.conns <- c:
+		return true
 	case <-h.closed:
 		c.Close()
+		return false
 	}
 }
 

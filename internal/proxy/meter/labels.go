@@ -59,6 +59,16 @@ func (l refusalLabels) values() []string {
 	return []string{l.protocol, l.namespace, l.service, l.reason}
 }
 
+type serviceLabels struct{ namespace, service string }
+
+func (l serviceLabels) called() string {
+	return Peers{Namespace: l.namespace, Service: l.service}.called()
+}
+
+func (l serviceLabels) concerns(service string) bool { return l.called() == service }
+
+func (serviceLabels) overflow() serviceLabels { return serviceLabels{} }
+
 // Audit is a call that access control would have denied.
 type Audit struct {
 	Protocol           string // "http", "tcp" or "udp"

@@ -22,13 +22,15 @@ type Config struct {
 
 // Meter counts.
 type Meter struct {
-	vectors  vectors
-	log      *AccessLog
-	requests *family[requestLabels, *requestSeries]
-	conns    *family[connLabels, *Connections]
-	flows    *family[connLabels, *Flows]
-	refusals *family[refusalLabels, prometheus.Counter]
-	audits   *family[Audit, prometheus.Counter]
+	registerer prometheus.Registerer
+	vectors    vectors
+	log        *AccessLog
+	requests   *family[requestLabels, *requestSeries]
+	conns      *family[connLabels, *Connections]
+	flows      *family[connLabels, *Flows]
+	refusals   *family[refusalLabels, prometheus.Counter]
+	audits     *family[Audit, prometheus.Counter]
+	circuits   *family[serviceLabels, prometheus.Counter]
 
 	generation atomic.Uint64 // changes when series end or may be named anew
 
@@ -43,7 +45,7 @@ const (
 
 // New returns a Meter.
 func New(c Config) *Meter {
-	m := &Meter{vectors: newVectors(c.Registerer), log: c.Log, services: map[string]bool{}}
+	m := &Meter{registerer: c.Registerer, vectors: newVectors(c.Registerer), log: c.Log, services: map[string]bool{}}
 	size := cmp.Or(c.MaxSeries, 10_000)
 	spilt := m.vectors.overflow.Inc
 	m.requests = newFamily(size, spilt, m.vectors.request)
@@ -51,6 +53,7 @@ func New(c Config) *Meter {
 	m.flows = newFamily(size, spilt, m.vectors.flow)
 	m.refusals = newFamily(size, spilt, m.vectors.refusal)
 	m.audits = newFamily(size, spilt, m.vectors.audit)
+	m.circuits = newFamily(size, spilt, m.vectors.circuit)
 	if c.Log != nil {
 		m.vectors.register(c.Registerer, c.Log.droppedTotal())
 	}
@@ -120,6 +123,43 @@ func (m *Meter) Flows(p Peers) *Flows { return m.flows.get(connLabels{p}, m.exis
 // Retried counts another attempt at a request to a service.
 func (m *Meter) Retried() { m.vectors.retries.Inc() }
 
+// Endpoints are what is known of all endpoints.
+type Endpoints interface {
+	Ejections() uint64 // there were so far
+	Ejected() int      // now
+}
+
+// Tenants says what the namespaces of clients use.
+type Tenants interface {
+	// EachTenant calls f for each namespace that uses something; the empty one is that of clients that nobody knows.
+	EachTenant(f func(namespace string, connections, requests int64))
+}
+
+// WatchTenants shows what the namespaces of clients use. It is called once at most.
+func (m *Meter) WatchTenants(t Tenants) { m.vectors.register(m.registerer, newTenantCollector(t)) }
+
+// Watch shows how endpoints fare. It is called once at most.
+func (m *Meter) Watch(e Endpoints) {
+	m.vectors.register(m.registerer,
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: prefix + "ejections_total", Help: "Endpoints that were set aside because they failed.",
+		}, func() float64 { return float64(e.Ejections()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: prefix + "ejected_endpoints", Help: "Endpoints that are set aside because they failed.",
+		}, func() float64 { return float64(e.Ejected()) }))
+}
+
+// AcceptFailed counts a connection that could not be accepted.
+func (m *Meter) AcceptFailed() { m.vectors.acceptFailures.Inc() }
+
+// RetryDenied counts an attempt that was not made, as there were too many.
+func (m *Meter) RetryDenied() { m.vectors.retriesDenied.Inc() }
+
+// CircuitOpened counts that the circuit breaker of a service opened.
+func (m *Meter) CircuitOpened(namespace, service string) {
+	m.circuits.get(serviceLabels{namespace, service}, m.exists).Inc()
+}
+
 // ConnectFailed counts a connect to an endpoint that failed.
 func (m *Meter) ConnectFailed() { m.vectors.connectFailures.Inc() }
 
@@ -154,6 +194,7 @@ func (m *Meter) Forget(service string) {
 	m.conns.forget(service, m.vectors.dropConnection)
 	m.flows.forget(service, m.vectors.dropFlow)
 	m.refusals.forget(service, m.vectors.dropRefusal)
+	m.circuits.forget(service, m.vectors.dropCircuit)
 	m.generation.Add(1)
 	m.audits.forget(service, m.vectors.dropAudit)
 }

@@ -13,7 +13,9 @@ type vectors struct {
 	audits, cuts                       *prometheus.CounterVec
 	panics                             *prometheus.CounterVec
 	listeners                          *prometheus.GaugeVec
+	circuits                           *prometheus.CounterVec
 	retries, connectFailures, overflow prometheus.Counter
+	retriesDenied, acceptFailures      prometheus.Counter
 	httpConnections                    prometheus.Gauge
 }
 
@@ -64,6 +66,9 @@ func newVectors(r prometheus.Registerer) vectors {
 			Name: prefix + "request_duration_seconds", Help: "Time from an HTTP request's head to the end of its response.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, peerNames()),
+		circuits:        counters("circuit_opened_total", "How often a service's circuit breaker opened.", "namespace", "service"),
+		acceptFailures:  counter("accept_failures_total", "Accepts that failed, for want of file descriptors most likely."),
+		retriesDenied:   counter("retries_denied_total", "Further attempts that were not made, as there were too many."),
 		retries:         counter("retries_total", "Further attempts at HTTP requests and TCP connections."),
 		connectFailures: counter("connect_failures_total", "Connects to endpoints that failed."),
 		overflow:        counter("series_overflow_total", "Events that were counted without their labels: too many series, or a service that is gone."),
@@ -73,7 +78,7 @@ func newVectors(r prometheus.Registerer) vectors {
 	}
 	v.register(r, v.requests, v.durations, v.requestBytes, v.responseBytes, v.tcp.total, v.tcp.active, v.tcp.in, v.tcp.out,
 		v.udp.total, v.udp.active, v.udp.in, v.udp.out, v.datagramsIn, v.datagramsOut, v.refusals, v.audits, v.cuts, v.panics, v.listeners,
-		v.retries, v.connectFailures, v.overflow, v.httpConnections)
+		v.circuits, v.retriesDenied, v.acceptFailures, v.retries, v.connectFailures, v.overflow, v.httpConnections)
 	return v
 }
 
@@ -167,6 +172,14 @@ func (v *vectors) refusal(l refusalLabels) prometheus.Counter {
 }
 
 func (v *vectors) dropRefusal(l refusalLabels) { v.refusals.DeleteLabelValues(l.values()...) }
+
+func (v *vectors) circuit(l serviceLabels) prometheus.Counter {
+	return v.circuits.WithLabelValues(l.namespace, l.service)
+}
+
+func (v *vectors) dropCircuit(l serviceLabels) {
+	v.circuits.DeleteLabelValues(l.namespace, l.service)
+}
 
 func (v *vectors) audit(a Audit) prometheus.Counter { return v.audits.WithLabelValues(a.values()...) }
 

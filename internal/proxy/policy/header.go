@@ -28,7 +28,7 @@ func IsOwn(name string) bool {
 // ClientCertOf is the value of ClientCert for a call; empty if nobody knows who calls.
 func (g *Gate) ClientCertOf(c Call) string {
 	table, _ := g.config.Current()
-	who, _ := callerOf(table, c.Peer)
+	who, _ := g.callerOf(table, c.Peer)
 	if who.Standing != access.Known {
 		return ""
 	}

@@ -14,7 +14,7 @@ import (
 // note counts what an audit would have denied, and logs every kind of denial now and then. What is refused is counted by
 // who refuses it.
 func (g *Gate) note(table *route.Table, c Call, v access.Verdict) {
-	who, _ := callerOf(table, c.Peer)
+	who, _ := g.callerOf(table, c.Peer)
 	if v.Allow {
 		g.config.Meter.Audited(meter.Audit{
 			Protocol: protocolName(c.Port), From: describe(who), To: c.Endpoint.Workload(),

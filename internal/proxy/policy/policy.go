@@ -1,6 +1,6 @@
 // Package policy enforces access control in the data plane. A Gate knows the policies in use and who is at the other end
 // of a connection, and decides by package access; it waits for identities that are on their way, counts and logs what no
-// rule allows, and ends live connections that a new policy forbids.
+// rule allows, records what is called in audit mode, and ends live connections that a new policy forbids.
 //
 // All engines ask the Gate, with a Call: who calls which port, and which endpoint was chosen. A Gate has no goroutines
 // and is safe for concurrent use; Add, Remove and Recheck are called by who applies config.
@@ -12,12 +12,14 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/access"
+	"github.com/tulle-mesh/tulle/internal/observed"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
@@ -32,6 +34,9 @@ type Config struct {
 	Log     *slog.Logger
 	// Wait is how long a call waits for the identity of a caller that nobody knows yet; default 5 s, negative: not at all.
 	Wait time.Duration
+	// Gateways are addresses that no pod will have: whoever calls from them has no identity, and is not waited for. Calls
+	// from the node itself come by the address of the pods' gateway in most networks, which may be among those of pods.
+	Gateways []netip.Addr
 }
 
 // Gate decides who may pass.
@@ -40,6 +45,7 @@ type Gate struct {
 	compiler access.Compiler
 	policies atomic.Pointer[map[string]*access.Workload] // by workload; the map is immutable
 	log      denials
+	seen     *observed.Store // what was called in audit mode
 
 	mu   sync.Mutex
 	live map[*live]struct{} // guarded by mu
@@ -48,7 +54,7 @@ type Gate struct {
 // New returns a Gate without policies.
 func New(c Config) *Gate {
 	c.Wait = cmp.Or(c.Wait, 5*time.Second)
-	g := &Gate{config: c, live: map[*live]struct{}{}, log: denials{said: map[denial]*saying{}}}
+	g := &Gate{config: c, live: map[*live]struct{}{}, log: denials{said: map[denial]*saying{}}, seen: observed.NewStore(observed.Limits{}, time.Now())}
 	g.policies.Store(&map[string]*access.Workload{})
 	return g
 }
@@ -76,6 +82,7 @@ func (g *Gate) Add(policies map[string]*access.Workload) {
 	next := maps.Clone(*g.policies.Load())
 	maps.Copy(next, policies)
 	g.policies.Store(&next)
+	g.seen.Outdate(func(workload string) bool { return policies[workload] != nil })
 }
 
 // Remove ends the use of policies. Endpoints that were protected by them are not any more, or everything is denied them.
@@ -84,10 +91,13 @@ func (g *Gate) Remove(names []string) {
 		return
 	}
 	next := maps.Clone(*g.policies.Load())
+	gone := map[string]bool{}
 	for _, n := range names {
 		delete(next, n)
+		gone[n] = true
 	}
 	g.policies.Store(&next)
+	g.seen.Outdate(func(workload string) bool { return gone[workload] })
 }
 
 // Compile makes what Add takes. If a policy can't be used, the one before stays, and without one everything is denied.
@@ -118,30 +128,30 @@ func (g *Gate) Judge(ctx context.Context, c Call) access.Verdict {
 			table, changed = g.config.Current()
 		}
 	}
-	if v.Reason != "" && (!v.Allow || c.Peer.Tunnel != nil || !c.Endpoint.Tunnelled()) { // else it is for the other proxy
-		g.note(table, c, v)
-	}
+	g.record(table, c, v)
 	return v
 }
 
 // judge decides by what is known now. hope says that it may turn out better in a moment.
 func (g *Gate) judge(table *route.Table, c Call) (v access.Verdict, hope bool) {
-	name := c.Endpoint.Workload()
-	w := (*g.policies.Load())[name]
+	w := g.policyOf(c)
 	if w == nil && c.Endpoint.Protected() {
 		return access.Verdict{Reason: access.NoPolicy}, false
 	}
 	if w == nil {
 		return access.Verdict{Allow: true}, false
 	}
-	who, certain := callerOf(table, c.Peer)
+	who, certain := g.callerOf(table, c.Peer)
 	v = access.Decide(who, w, access.Port{Number: c.Port.Number, Protocol: protocolOf(c.Port)}, c.Request)
 	hope = !v.Allow && v.Reason == access.UnknownCaller && !certain && !c.Port.UDP() && g.config.Wait > 0
 	return v, hope
 }
 
+// policyOf is what protects the endpoint of a call; nil if nothing does, or nothing that is known.
+func (g *Gate) policyOf(c Call) *access.Workload { return (*g.policies.Load())[c.Endpoint.Workload()] }
+
 // callerOf says who calls. certain is false if nobody is known by an address that may be a new pod's.
-func callerOf(table *route.Table, p Peer) (c access.Caller, certain bool) {
+func (g *Gate) callerOf(table *route.Table, p Peer) (c access.Caller, certain bool) {
 	if p.Tunnel != nil {
 		return proven(p.Tunnel), true
 	}
@@ -157,7 +167,7 @@ func callerOf(table *route.Table, p Peer) (c access.Caller, certain bool) {
 	case table.NodeAddresses[p.Address]:
 		return c, true
 	case table.OfThisNode(p.Address):
-		return c, false
+		return c, slices.Contains(g.config.Gateways, p.Address)
 	}
 	return access.Caller{Standing: access.Elsewhere}, true
 }
@@ -178,7 +188,7 @@ func proven(t *route.Tunnelled) (c access.Caller) {
 // Caller says for whom a call is made to another node: nobody, unless the caller is known now.
 func (g *Gate) Caller(p Peer) upstream.Caller {
 	table, _ := g.config.Current()
-	who, _ := callerOf(table, p)
+	who, _ := g.callerOf(table, p)
 	if who.Standing != access.Known {
 		return upstream.Caller{}
 	}
@@ -205,7 +215,7 @@ func (g *Gate) Told(c Call, r refusal.Reason) (refusal.Reason, string) {
 	}
 	text := told.Answer().Text
 	if c.Endpoint != nil && table.ReasonDetail == configv1.ReasonDetail_REASON_DETAIL_FULL {
-		who, _ := callerOf(table, c.Peer)
+		who, _ := g.callerOf(table, c.Peer)
 		text += ": " + describe(who) + " to " + c.Endpoint.Workload()
 	}
 	return told, text

@@ -28,6 +28,9 @@ const (
 	ConnectMethod  Reason = "connect-method"
 	Draining       Reason = "draining"
 	Evicted        Reason = "evicted"
+	RateLimited    Reason = "rate-limited"
+	CircuitOpen    Reason = "circuit-open"
+	OverShare      Reason = "over-share"
 	Internal       Reason = "internal"
 )
 
@@ -54,6 +57,7 @@ const (
 	grpcInvalidArgument  = 3
 	grpcDeadlineExceeded = 4
 	grpcPermissionDenied = 7
+	grpcExhausted        = 8
 	grpcUnimplemented    = 12
 	grpcInternal         = 13
 	grpcUnavailable      = 14
@@ -105,6 +109,12 @@ func (r Reason) Answer() Answer {
 		return Answer{503, grpcUnavailable, "this proxy is shutting down"}
 	case Evicted:
 		return Answer{0, 0, "the flow made room for newer ones"}
+	case RateLimited:
+		return Answer{429, grpcExhausted, "the rate limit of the service is reached"}
+	case CircuitOpen:
+		return Answer{503, grpcUnavailable, "too much failed at this service of late, or took too long"}
+	case OverShare:
+		return Answer{503, grpcExhausted, "this proxy is at its limit, and the caller's namespace has more than its share"}
 	case NoTarget:
 		return Answer{403, grpcPermissionDenied, "no TrafficTarget allows anybody to call this workload"}
 	case SourceDenied:
@@ -139,7 +149,7 @@ func All() []Reason {
 	return []Reason{
 		NoService, UnknownHost, NoRoute, NoBackend, NoEndpoint, ConnectFailed, UpstreamFailed, UpgradeFailed, Timeout,
 		BadRequest, HeadTimeout, TargetTooLong, HeadTooLarge, BadCoding, BadVersion, ConnectMethod, Draining, Evicted,
-		Internal,
+		RateLimited, CircuitOpen, OverShare, Internal,
 		NoTarget, SourceDenied, PortDenied, RouteDenied, BadPath, UnknownCaller, IdentityStale, CallerNotLocal, NoPolicy,
 		NoProxy, NoCertificate, AccessDenied,
 	}

@@ -34,6 +34,14 @@ func Compile(name string, s *configv1.Service, old *Service, groups Groups) (*Se
 		}
 		out.Ports = append(out.Ports, port)
 	}
+	var guard *Guard
+	if old != nil {
+		guard = old.Guard
+	}
+	var err error
+	if out.Guard, err = newGuard(s, guard); err != nil {
+		return nil, err
+	}
 	out.bind(old, groups)
 	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/proxy/balance"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
@@ -38,6 +39,7 @@ type Service struct {
 	Namespace string
 	Short     string // the name within the namespace, "name" or "name/pod"
 	Ports     []*Port
+	Guard     *Guard // never nil
 	keys      []upstream.Key
 }
 
@@ -92,6 +94,7 @@ type Caller struct {
 	Workload       string // "deployment/web"
 	UID            string
 	Expires        time.Time // when the entry is no identity any more; zero = never
+	Share          *share.Account
 }
 
 // Expired says that a caller is nobody any more at a time.

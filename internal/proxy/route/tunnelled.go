@@ -25,10 +25,13 @@ func To(e *upstream.Endpoint, u upstream.Use, p configv1.Protocol) *Port {
 	namespace, short, _ := strings.Cut(u.Service, "/")
 	b := &Backend{Service: u.Service, Port: u.Port, Weight: 1, Scheme: u.Scheme, Endpoints: upstream.Only(e)}
 	return &Port{
-		Service: &Service{Name: u.Service, Namespace: namespace, Short: short},
+		Service: &Service{Name: u.Service, Namespace: namespace, Short: short, Guard: unguarded()},
 		Number:  u.Port, Protocol: p, IdleTimeout: unlimited, EncodedSlash: u.EncodedSlash,
 		Routes: []*Route{{Backends: []*Backend{b}, turns: balance.NewWeighted([]uint32{1})}},
 	}
 }
+
+// unguarded is a Guard that lets all pass, but for retries.
+func unguarded() *Guard { return &Guard{retries: &balance.Budget{}} }
 
 const unlimited = time.Duration(math.MaxInt64 / 2)

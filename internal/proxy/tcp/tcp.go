@@ -113,6 +113,7 @@ func (s *Server) connect(ctx context.Context, port *route.Port, call policy.Call
 		e.Begin()
 		c, err := s.dial(ctx, backend, call)
 		if err == nil {
+			e.Answered(time.Time{})
 			return backend, e, c, ""
 		}
 		e.End()

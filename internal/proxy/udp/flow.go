@@ -31,7 +31,8 @@ type flow struct {
 	last     atomic.Int64 // when a datagram passed last, since epoch
 	once     sync.Once
 
-	place *list.Element // in the server's flows; nil once it is out of them; guarded by the server's mutex
+	namespace string        // of the client; empty if nobody knows it
+	place     *list.Element // among the server's flows; nil once it is out of them; guarded by the server's mutex
 }
 
 // far is a flow's connection to its endpoint. Who receives a datagram frees it.
@@ -79,6 +80,7 @@ func (l *listener) begin(k key) (*flow, *route.Port, refusal.Reason) {
 	f := &flow{
 		listener: l, key: k, binding: binding, endpoint: endpoint, conn: conn,
 		idle: cmp.Or(port.IdleTimeout, s.config.IdleTimeout), count: s.config.Meter.Flows(peers),
+		namespace: peers.SourceNamespace,
 	}
 	call.Endpoint = endpoint
 	unwatch, ok := s.config.Gate.Watch(call, f.close)
@@ -230,47 +232,9 @@ func (f *flow) run() {
 func (f *flow) answer(d *datagram) {
 	defer d.free()
 	f.touch()
+	f.endpoint.Answered(time.Time{})
 	f.count.DatagramsOut.Inc()
 	f.count.Out.Add(float64(len(d.payload())))
 	// An error is the loss of a datagram, which UDP allows.
 	_ = f.listener.socket.send(d.payload(), f.key.client, f.key.local)
-}
-
-// admit notes a new flow, and makes room for it if there are too many.
-func (s *Server) admit(f *flow) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.flows.Len() >= s.config.MaxFlows {
-		s.evict()
-	}
-	f.place = s.flows.PushBack(f)
-}
-
-// sample is among how many flows the idlest is looked for when one has to go: enough to spare the busy ones, without
-// ordering all of them on every datagram.
-const sample = 32
-
-// evict ends the idlest of the flows that were not looked at for longest.
-func (s *Server) evict() {
-	var idlest *flow
-	for range min(sample, s.flows.Len()) {
-		e := s.flows.Front()
-		s.flows.MoveToBack(e)
-		if f := e.Value.(*flow); idlest == nil || f.last.Load() < idlest.last.Load() {
-			idlest = f
-		}
-	}
-	s.flows.Remove(idlest.place)
-	idlest.place = nil
-	s.config.Meter.Refused("udp", "", "", refusal.Evicted)
-	idlest.close()
-}
-
-func (s *Server) dismiss(f *flow) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f.place != nil {
-		s.flows.Remove(f.place)
-		f.place = nil
-	}
 }

@@ -45,7 +45,7 @@ type Server struct {
 	carrying sync.WaitGroup // of muxes
 
 	mu    sync.Mutex
-	flows list.List              // of *flow, those in front that were not looked at for longest; guarded by mu
+	room  room                   // guarded by mu
 	muxes map[*upstream.Way]*mux // guarded by mu
 }
 
@@ -53,7 +53,7 @@ type Server struct {
 func New(c Config) *Server {
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 30*time.Second)
 	c.MaxFlows = cmp.Or(c.MaxFlows, 8192)
-	return &Server{config: c, muxes: map[*upstream.Way]*mux{}}
+	return &Server{config: c, room: room{byNamespace: map[string]*list.List{}}, muxes: map[*upstream.Way]*mux{}}
 }
 
 // StopAccepting makes the Server begin no more flows.

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/balance"
 )
 
 // identity is what makes an endpoint the same one: an address that another pod or workload got is another endpoint.
@@ -22,17 +24,21 @@ type identity struct {
 
 // Endpoint is one address that takes traffic, shared by all services that name it. It is safe for concurrent use.
 type Endpoint struct {
-	id       identity
-	address  string
-	config   Config
-	inflight atomic.Int64
-	failed   atomic.Int64 // when a connect last failed, in nanoseconds since the set's start; 0 = never
-	retired  atomic.Bool  // takes nothing new from anybody: its idle connections are of no use
-	gone     atomic.Bool  // named by nobody any more
+	id      identity
+	address string
+	config  *Config
+	set     *Set
+	load    balance.Load
+	health  balance.Health
+	born    int64        // when it joined others; 0 = it was there from the beginning
+	failed  atomic.Int64 // when a connect last failed, in nanoseconds since the set's start; 0 = never
+	retired atomic.Bool  // takes nothing new from anybody: its idle connections are of no use
+	gone    atomic.Bool  // named by nobody any more
 
 	protected atomic.Bool
-	reach     atomic.Int32 // a Reach
-	avoid     atomic.Int64 // until when its node's proxy is passed by, since the set's start
+	reach     atomic.Int32          // a Reach
+	avoid     atomic.Int64          // until when its node's proxy is passed by, since the set's start
+	where     atomic.Pointer[Place] // never nil
 
 	refs, ready int // groups that name it, and of these the ones that may pick it; guarded by the set's mutex
 
@@ -61,11 +67,11 @@ func (e *Endpoint) Protected() bool { return e.protected.Load() }
 func (e *Endpoint) Gone() bool { return e.gone.Load() }
 
 // Begin counts a request, connection or flow that goes to the endpoint; the caller calls End after it.
-func (e *Endpoint) Begin() { e.inflight.Add(1) }
+func (e *Endpoint) Begin() { e.load.Begin() }
 
 // End is the end of what Begin began.
 func (e *Endpoint) End() {
-	e.inflight.Add(-1)
+	e.load.End()
 	if e.retired.Load() {
 		// The connection just went back to a pool that nobody takes from.
 		e.closeIdle()
@@ -98,13 +104,36 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 	return c, nil
 }
 
-// Failed puts the endpoint aside for a moment, as long as there are others.
-func (e *Endpoint) Failed() { e.failed.Store(int64(e.config.since())) }
-
-func (e *Endpoint) failing(now time.Duration) bool {
-	at := e.failed.Load()
-	return at != 0 && now-time.Duration(at) < e.config.Penalty
+// Failed puts the endpoint aside for a moment, as long as there are others, and counts as a fault.
+func (e *Endpoint) Failed() {
+	e.pass()
+	e.Fault()
 }
+
+// pass puts the endpoint aside for a moment, as long as there are others.
+func (e *Endpoint) pass() { e.failed.Store(e.config.now()) }
+
+// Fault counts something that failed at the endpoint: a connect, an exchange that it broke off, an answer that says so.
+// Some in a row eject it: it is set aside, as long as enough others are left.
+func (e *Endpoint) Fault() {
+	if e.health.Fail(e.config.now(), e.config.Ejection) {
+		e.set.ejections.Add(1)
+		e.set.changes.Add(1)
+	}
+}
+
+// Answered counts something that went well. began is when the endpoint was asked, if how long it took says something
+// about it, and zero otherwise.
+func (e *Endpoint) Answered(began time.Time) {
+	now := e.config.now()
+	e.health.Succeed(now)
+	if !began.IsZero() {
+		e.load.Sample(now, now-e.config.at(began))
+	}
+}
+
+// Ejected says that the endpoint is set aside now.
+func (e *Endpoint) Ejected() bool { return e.health.Ejected(e.config.now()) }
 
 // Pool carries HTTP requests to one endpoint over connections that it keeps.
 type Pool interface {

@@ -40,11 +40,13 @@ func (s *Set) Close() {
 type member struct {
 	identity
 	draining, protected bool
+	place               Place
 }
 
 type port struct {
 	key     Key
 	members []member
+	prefer  configv1.Prefer
 }
 
 func parse(name string, e *configv1.Endpoints) ([]port, error) {
@@ -56,7 +58,7 @@ func parse(name string, e *configv1.Endpoints) ([]port, error) {
 			return nil, fmt.Errorf("port %d: not a port number, or twice", key.Port)
 		}
 		seen[key] = true
-		list := port{key: key}
+		list := port{key: key, prefer: e.GetPrefer()}
 		unique := map[identity]bool{}
 		for _, ep := range p.GetEndpoints() {
 			ip, err := netip.ParseAddr(ep.GetAddress())
@@ -69,7 +71,7 @@ func parse(name string, e *configv1.Endpoints) ([]port, error) {
 			id := identity{netip.AddrPortFrom(ip.Unmap(), uint16(ep.GetPort())), ep.GetPod(), ep.GetWorkload(), ep.GetNode(), key.UDP}
 			if !unique[id] {
 				unique[id] = true
-				list.members = append(list.members, member{id, ep.GetDraining(), ep.GetProtected()})
+				list.members = append(list.members, member{id, ep.GetDraining(), ep.GetProtected(), Place{ep.GetNode(), ep.GetZone()}})
 			}
 		}
 		ports = append(ports, list)
@@ -82,7 +84,8 @@ func (s *Set) replace(name string, ports []port) {
 	before := s.services[name]
 	keys := make([]Key, 0, len(ports))
 	for _, p := range ports {
-		s.assign(s.take(p.key), s.resolve(p.members))
+		g := s.take(p.key)
+		s.assign(g, s.resolve(p, len(g.members.Load().ready) > 0))
 		keys = append(keys, p.key)
 	}
 	still := map[Key]bool{}
@@ -101,17 +104,27 @@ func (s *Set) replace(name string, ports []port) {
 	}
 }
 
-func (s *Set) resolve(list []member) *members {
-	m := &members{}
-	for _, item := range list {
+// resolve finds or makes the endpoints of a port. What is new joins others, if there are any.
+func (s *Set) resolve(p port, others bool) *members {
+	m := &members{prefer: p.prefer}
+	for _, item := range p.members {
 		e, ok := s.endpoints[item.identity]
 		if !ok {
-			e = &Endpoint{id: item.identity, address: item.addr.String(), config: s.config}
+			e = &Endpoint{
+				id: item.identity, address: item.addr.String(), config: &s.config, set: s,
+			}
+			if others {
+				e.born = s.config.now()
+			}
 			e.direct.endpoint = e
 			s.locate(e)
 			s.endpoints[item.identity] = e
 		}
 		e.protected.Store(item.protected)
+		if where := e.where.Load(); where == nil || *where != item.place {
+			place := item.place
+			e.where.Store(&place)
+		}
 		m.all = append(m.all, e)
 		if !item.draining {
 			m.ready = append(m.ready, e)
@@ -130,6 +143,7 @@ func (s *Set) assign(g *Group, m *members) {
 		e.retired.Store(false)
 	}
 	old := g.members.Swap(m)
+	g.view.Store(nil) // which holds on to endpoints that may be gone
 	for _, e := range old.ready {
 		if e.ready--; e.ready == 0 {
 			e.retired.Store(true)

@@ -7,10 +7,12 @@ package upstream
 
 import (
 	"cmp"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/proxy/balance"
 )
 
 // Config has the limits of connections to endpoints. The zero value means the defaults.
@@ -21,10 +23,39 @@ type Config struct {
 	Penalty        time.Duration // how long an endpoint that could not be connected to is passed over; default 1 s
 	Tunnels        Tunnels       // needed once Reroute says that there are some
 
+	// Ejection says when endpoints that fail are set aside; default 5 failures in a row, 10 s that double up to 5 minutes.
+	// Negative Failures: never.
+	Ejection balance.Rules
+	// MaxEjected is how many of a group's endpoints may be ejected at a time, in percent; default 50, negative: none.
+	MaxEjected int
+	// SlowStart is how long an endpoint that is new among others, or back from an ejection, gets fewer turns; default 10 s,
+	// negative: not at all.
+	SlowStart time.Duration
+
 	start time.Time
 }
 
-func (c Config) since() time.Duration { return time.Since(c.start) + 1 }
+// since is the time since the set was made. It is never 0.
+func (c *Config) since() time.Duration { return time.Since(c.start) + 1 }
+
+// now and at are the same as package balance wants it.
+func (c *Config) now() int64 { return int64(c.since()) }
+
+func (c *Config) at(t time.Time) int64 { return int64(t.Sub(c.start)) + 1 }
+
+func (c Config) withDefaults() Config {
+	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 3*time.Second)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, 30*time.Second)
+	c.MaxIdle = cmp.Or(c.MaxIdle, 1024)
+	c.Penalty = cmp.Or(c.Penalty, time.Second)
+	c.Ejection.Failures = cmp.Or(c.Ejection.Failures, 5)
+	c.Ejection.Least = cmp.Or(c.Ejection.Least, 10*time.Second)
+	c.Ejection.Most = cmp.Or(c.Ejection.Most, 5*time.Minute)
+	c.MaxEjected = cmp.Or(c.MaxEjected, 50)
+	c.SlowStart = cmp.Or(c.SlowStart, 10*time.Second)
+	c.start = time.Now()
+	return c
+}
 
 // Key names the endpoints behind one port of a service.
 type Key struct {
@@ -35,7 +66,10 @@ type Key struct {
 
 // Set holds the endpoints of all services.
 type Set struct {
-	config Config
+	config    Config
+	changes   atomic.Uint64 // of what groups choose by, besides their members
+	ejections atomic.Uint64
+	place     atomic.Pointer[Place] // of the proxy; nil = unknown
 
 	mu        sync.Mutex
 	groups    map[Key]*Group // guarded by mu
@@ -46,19 +80,17 @@ type Set struct {
 
 // NewSet returns an empty Set.
 func NewSet(c Config) *Set {
-	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 3*time.Second)
-	c.IdleTimeout = cmp.Or(c.IdleTimeout, 30*time.Second)
-	c.MaxIdle = cmp.Or(c.MaxIdle, 1024)
-	c.Penalty = cmp.Or(c.Penalty, time.Second)
-	c.start = time.Now()
-	return &Set{config: c, groups: map[Key]*Group{}, services: map[string][]Key{}, endpoints: map[identity]*Endpoint{}}
+	return &Set{
+		config: c.withDefaults(), groups: map[Key]*Group{}, services: map[string][]Key{}, endpoints: map[identity]*Endpoint{},
+	}
 }
 
 // Group is the endpoints behind one port of a service. It stays the same while they change, and is safe for concurrent
 // use.
 type Group struct {
-	config  *Config
+	set     *Set
 	members atomic.Pointer[members] // never nil
+	view    atomic.Pointer[view]    // of the members; nil before the first Pick
 	turn    atomic.Uint32
 
 	refs int // guarded by the set's mutex
@@ -66,8 +98,9 @@ type Group struct {
 
 // members is immutable.
 type members struct {
-	all   []*Endpoint
-	ready []*Endpoint // those that may be picked
+	all    []*Endpoint
+	ready  []*Endpoint // those that may be picked
+	prefer configv1.Prefer
 }
 
 // Group returns the group of a key, empty as long as nothing is known of its endpoints. The caller calls Drop when it
@@ -88,7 +121,7 @@ func (s *Set) Drop(k Key) {
 func (s *Set) take(k Key) *Group {
 	g, ok := s.groups[k]
 	if !ok {
-		g = &Group{config: &s.config}
+		g = &Group{set: s}
 		g.members.Store(&members{})
 		s.groups[k] = g
 	}
@@ -107,40 +140,9 @@ func (s *Set) drop(k Key) {
 	}
 }
 
-// Pick returns the endpoint for something new, none of those already tried; nil if there is none. It takes turns, and
-// of the next two in turn the one with less to do. Endpoints that could not be connected to a moment ago are taken
-// only if there are no others.
-func (g *Group) Pick(tried ...*Endpoint) *Endpoint {
-	ready := g.members.Load().ready
-	if len(ready) == 0 {
-		return nil
-	}
-	var first, lastResort *Endpoint
-	now := g.config.since()
-	start := int(g.turn.Add(1)-1) % len(ready)
-	for i := range ready {
-		e := ready[(start+i)%len(ready)]
-		switch {
-		case slices.Contains(tried, e):
-		case e.failing(now):
-			if lastResort == nil {
-				lastResort = e
-			}
-		case first == nil:
-			first = e
-		default:
-			if e.inflight.Load() < first.inflight.Load() {
-				return e
-			}
-			return first
-		}
-	}
-	return cmp.Or(first, lastResort)
-}
-
 // Only is a group of one endpoint, for who has chosen already.
 func Only(e *Endpoint) *Group {
-	g := &Group{config: &e.config}
+	g := &Group{set: e.set}
 	g.members.Store(&members{all: []*Endpoint{e}, ready: []*Endpoint{e}})
 	return g
 }

@@ -56,6 +56,8 @@ var (
 	ErrNoProof = errors.New("no certificate of the caller")
 	// ErrUnreachable says that the proxy of the endpoint's node did not take a connection.
 	ErrUnreachable = errors.New("the proxy at the destination is out of reach")
+	// ErrEndpoint says that the proxy of the endpoint's node could not connect to the endpoint.
+	ErrEndpoint = errors.New("the endpoint took no connection")
 )
 
 // DeniedError is the no of the destination's proxy, by its reason.
@@ -175,7 +177,7 @@ func (e *Endpoint) Way(c Caller, u Use) (*Way, error) {
 		return &e.direct, nil
 	case NoProxy:
 		if e.Protected() {
-			e.Failed()
+			e.pass()
 			return nil, &DialError{e.address, ErrNoProxy}
 		}
 		e.config.Tunnels.Plain("no-proxy")
@@ -229,7 +231,8 @@ func (e *Endpoint) forget(gone func(Caller) bool) {
 	}
 }
 
-// Dial connects. Its errors are *DialError; unless ctx ended they put the endpoint aside for a moment.
+// Dial connects. Its errors are *DialError; unless ctx ended they put the endpoint aside for a moment. What is wrong on
+// the way there says nothing of the endpoint itself, and is no fault of its.
 func (w *Way) Dial(ctx context.Context) (net.Conn, error) {
 	e := w.endpoint
 	if w.target == nil {
@@ -242,10 +245,12 @@ func (w *Way) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	switch {
 	case ctx.Err() != nil, errors.Is(err, ErrNoProof), errors.As(err, new(*DeniedError)):
-	case errors.Is(err, ErrUnreachable) && !e.Protected():
-		e.avoid.Store(int64(e.config.since() + avoidFor)) // the endpoint itself may be well
-	default:
+	case errors.Is(err, ErrEndpoint):
 		e.Failed()
+	case errors.Is(err, ErrUnreachable) && !e.Protected():
+		e.avoid.Store(int64(e.config.since() + avoidFor))
+	default:
+		e.pass()
 	}
 	return nil, &DialError{e.address, err}
 }

@@ -1,4 +1,3 @@
-// Package balance divides requests among weighted backends.
 package balance
 
 import "sync"

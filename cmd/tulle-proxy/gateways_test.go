@@ -1,0 +1,22 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"testing"
+)
+
+func TestNextHops(t *testing.T) {
+	const v4 = `Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
+eth0	00000000	0101F40A	0003	0	0	0	00000000	0	0	0
+eth0	0001F40A	00000000	0001	0	0	0	00FFFFFF	0	0	0
+eth0	0000F40A	0101F40A	0003	0	0	0	0000FFFF	0	0	0
+`
+	const v6 = `fd002440000000010000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0
+00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd002440000000010000000000000001 00000400 00000003 00000000 00000003     eth0
+`
+	if got := fmt.Sprint(nextHops(v4, 2), nextHops(v6, 4), nextHops("", 2)); got != "[10.244.1.1] [fd00:2440:0:1::1] []" {
+		t.Errorf("next hops %s", got)
+	}
+}

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/status"
+)
+
+func TestStatusShowsTheWayAround(t *testing.T) {
+	var b strings.Builder
+	if err := writeStatus(&b, &status.Status{Leader: status.Leader{Direct: []status.Direct{
+		{Workload: "shop/api", Mode: "close", State: "Enforced"},
+		{Workload: "shop/db", Mode: "close", State: "EnforcedExcept", Except: []string{"backup", "10.1.0.0/16"}},
+		{Workload: "shop/web", Mode: "report", State: "Bypassable", Why: []string{"no NetworkPolicy closes TCP port 80", "another reason"}},
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+PROTECTED WORKLOAD  BYPASS  CALLS PAST THE MESH
+shop/api            close   Enforced
+shop/db             close   Enforced except backup, 10.1.0.0/16
+shop/web            report  Bypassable: no NetworkPolicy closes TCP port 80; another reason
+`
+	if !strings.HasSuffix(b.String(), want) {
+		t.Errorf("got %s\nwant it to end in %s", b.String(), want)
+	}
+}

@@ -1,0 +1,37 @@
+package meter
+
+import (
+	"cmp"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// tenantCollector reads what namespaces use when it is asked for.
+type tenantCollector struct {
+	tenants               Tenants
+	connections, requests *prometheus.Desc
+}
+
+func newTenantCollector(t Tenants) *tenantCollector {
+	labels := []string{"source_namespace"}
+	return &tenantCollector{
+		tenants:     t,
+		connections: prometheus.NewDesc(prefix+"tenant_connections", "Open connections of clients.", labels, nil),
+		requests:    prometheus.NewDesc(prefix+"tenant_requests", "HTTP requests under way.", labels, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *tenantCollector) Describe(out chan<- *prometheus.Desc) {
+	out <- c.connections
+	out <- c.requests
+}
+
+// Collect implements prometheus.Collector.
+func (c *tenantCollector) Collect(out chan<- prometheus.Metric) {
+	c.tenants.EachTenant(func(namespace string, connections, requests int64) {
+		namespace = cmp.Or(namespace, unknown)
+		out <- prometheus.MustNewConstMetric(c.connections, prometheus.GaugeValue, float64(connections), namespace)
+		out <- prometheus.MustNewConstMetric(c.requests, prometheus.GaugeValue, float64(requests), namespace)
+	})
+}

@@ -1,0 +1,151 @@
+// Package share divides what a node's proxy can serve at a time among the namespaces of its clients. As long as there is
+// enough nobody is refused anything. When there isn't, those are refused who have more than their share: the limit
+// divided by the number of namespaces that use something.
+//
+// Those who have less than their share are let in even then, so that one namespace can't keep others out: in all there may
+// be up to twice the limit.
+//
+// Everything is safe for concurrent use.
+package share
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config are the limits of a node; 0 means none.
+type Config struct {
+	Connections int // of clients, at a time
+	Requests    int // of HTTP, under way at a time
+	Rate        int // new connections per second
+}
+
+// Node is what there is.
+type Node struct {
+	connections, requests pool
+
+	mu       sync.Mutex
+	accounts map[string]*Account // by namespace; guarded by mu
+	rate     rate                // guarded by mu
+}
+
+// New returns a Node of which nothing is in use.
+func New(c Config) *Node {
+	return &Node{
+		connections: pool{limit: int64(c.Connections)}, requests: pool{limit: int64(c.Requests)},
+		rate: rate{limit: c.Rate}, accounts: map[string]*Account{},
+	}
+}
+
+// Account is what a namespace uses. Nil is one without limits.
+type Account struct {
+	node      *Node
+	namespace string
+
+	connections, requests atomic.Int64
+
+	second int64 // of the node's rate that recent counts; guarded by the node's mu, as recent
+	recent int
+}
+
+// Account returns the account of a namespace; all clients that nobody knows have one, by the empty name.
+func (n *Node) Account(namespace string) *Account {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := n.accounts[namespace]
+	if a == nil {
+		a = &Account{node: n, namespace: namespace}
+		n.accounts[namespace] = a
+	}
+	return a
+}
+
+// EachTenant calls f for each namespace that uses something, with what it uses now, in any order.
+func (n *Node) EachTenant(f func(namespace string, connections, requests int64)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range n.accounts {
+		if c, r := a.connections.Load(), a.requests.Load(); c != 0 || r != 0 {
+			f(a.namespace, c, r)
+		}
+	}
+}
+
+// Connect says whether the namespace may have another connection now, for which the caller calls Disconnect later.
+func (a *Account) Connect(now time.Time) bool {
+	return a == nil || a.node.admit(a, now) && a.node.connections.take(&a.connections)
+}
+
+// Disconnect is the end of a connection.
+func (a *Account) Disconnect() {
+	if a != nil {
+		a.node.connections.give(&a.connections)
+	}
+}
+
+// Begin says whether the namespace may have another request under way, for which the caller calls End later.
+func (a *Account) Begin() bool { return a == nil || a.node.requests.take(&a.requests) }
+
+// End is the end of a request.
+func (a *Account) End() {
+	if a != nil {
+		a.node.requests.give(&a.requests)
+	}
+}
+
+// pool is something that there is a limited number of.
+type pool struct {
+	limit  int64
+	total  atomic.Int64
+	active atomic.Int64 // accounts that have some
+}
+
+func (p *pool) take(account *atomic.Int64) bool {
+	mine := account.Add(1)
+	if mine == 1 {
+		p.active.Add(1)
+	}
+	if p.total.Add(1) <= p.limit || p.limit <= 0 || mine <= p.limit/max(p.active.Load(), 1) {
+		return true
+	}
+	p.give(account)
+	return false
+}
+
+func (p *pool) give(account *atomic.Int64) {
+	p.total.Add(-1)
+	if account.Add(-1) == 0 {
+		p.active.Add(-1)
+	}
+}
+
+// rate counts what begins in a second.
+type rate struct {
+	limit  int
+	second int64
+	total  int
+	active int // accounts that began something
+}
+
+func (n *Node) admit(a *Account, now time.Time) bool {
+	if n.rate.limit <= 0 {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := &n.rate
+	if second := now.Unix(); second != r.second {
+		r.second, r.total, r.active = second, 0, 0
+	}
+	if a.second != r.second {
+		a.second, a.recent = r.second, 0
+		r.active++
+	}
+	if r.total >= r.limit && a.recent >= r.limit/r.active {
+		return false
+	}
+	r.total++
+	a.recent++
+	return true
+}
