@@ -7,7 +7,7 @@ import (
 )
 
 // canaryVersions are the versions of TrafficSplits that Flagger is made to write, each with an application of its own.
-func canaryVersions() []string { return []string{"v1alpha3", "v1alpha2"} }
+func canaryVersions() []string { return []string{"v1alpha3", "v1alpha2", "v1alpha1"} }
 
 // flagger: a real Flagger promotes a version that works and rolls back one that doesn't. It judges by the mesh's own
 // metrics, with the objects of docs/flagger.md.

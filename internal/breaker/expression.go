@@ -22,6 +22,8 @@ type node interface {
 	holds(c *counts) bool
 	// text is the node as it is written within an operator of a strength.
 	text(within int) string
+	// terms are the node, or its opposite, as alternatives of comparisons that all have to hold.
+	terms(negated bool) [][]comparison
 }
 
 // The strengths of operators.

@@ -32,7 +32,7 @@ var allowed = map[string][]string{
 	"internal/bypass":         {"internal/problem", "internal/topology"},
 	"internal/shadow":         {"internal/problem", "internal/topology"},
 	"internal/proxyconfig":    {"api/config/v1", "internal/shadow", "internal/smi", "internal/topology"},
-	"internal/traefik":        {"internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
+	"internal/traefik":        {"internal/breaker", "internal/problem", "internal/shadow", "internal/smi", "internal/topology"},
 	"internal/corefile":       {},
 	"internal/status":         {"internal/problem"},
 	"internal/identity":       {},

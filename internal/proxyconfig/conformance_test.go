@@ -24,7 +24,7 @@ func TestConformancePage(t *testing.T) {
 		}
 	}
 	var fixtures []string
-	for _, glob := range []string{"testdata/*.txtar", "../smi/testdata/*.txtar"} {
+	for _, glob := range []string{"testdata/*.txtar", "../smi/testdata/*.txtar", "../smi/testdata/convert/*.txtar"} {
 		files, err := filepath.Glob(glob)
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", glob, err)
@@ -48,7 +48,7 @@ func TestConformancePage(t *testing.T) {
 	if named := strings.Count(page, "`access/"); named != len(live) {
 		t.Errorf("the page names %d cases on a cluster, there are %d", named, len(live))
 	}
-	tests := contents(t, "*_test.go", "../smi/*_test.go", "../topology/*_test.go")
+	tests := contents(t, "*_test.go", "../smi/*_test.go", "../topology/*_test.go", "../install/*_test.go", "../webhook/*_test.go")
 	for _, named := range regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(page, -1) {
 		if !strings.Contains(tests, "\nfunc "+named[1]+"(") {
 			t.Errorf("the page names the test %s, which does not exist", named[1])

@@ -27,7 +27,7 @@ func (r *renderer) httpPort(u *unit, p *topology.Port, doors []door) {
 	for i, route := range p.Routes {
 		name := base + "-" + strconv.Itoa(i)
 		priority := len(p.Routes) - i
-		target := httpTarget{route: route, shares: r.shares(u, p, route), port: p, name: name}
+		target := httpTarget{unit: u, route: route, shares: r.shares(u, p, route), port: p, name: name}
 		target.access = r.access(u, target.shares)
 		target.service = r.httpRouteService(target)
 		matches := route.Matches
@@ -59,6 +59,7 @@ func routerSuffix(route topology.Route, match int) string {
 
 // httpTarget is where a route of a port leads to.
 type httpTarget struct {
+	unit    *unit
 	route   topology.Route
 	shares  []share
 	port    *topology.Port

@@ -31,7 +31,7 @@ const ReadyPath = "/tulle-ready"
 // Render returns the configuration of all units that have a port that they can be reached by: its own, or the shared
 // one. What can't be rendered as it is meant is a Problem, and is closed or left out; never opened.
 func Render(c Config, t topology.Topology, a shadow.Assigned) (*dynamic.Configuration, []problem.Problem) {
-	r := &renderer{guards: newGuards(t), http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: unitsOf(t), hosts: newHosts(c.Zones), matches: map[string]rendered{}, open: map[int][]string{}}
+	r := &renderer{guards: newGuards(t), http: newHTTP(), tcp: newTCP(), udp: newUDP(), units: unitsOf(t), hosts: newHosts(c.Zones), matches: map[string]rendered{}, open: map[passage][]string{}}
 	for i := range t.Services {
 		s := &t.Services[i]
 		if s.Backend {
@@ -60,7 +60,7 @@ type renderer struct {
 	units    map[shadow.Unit]*unit
 	hosts    hosts
 	matches  map[string]rendered
-	open     map[int][]string // middlewares of routers that let through, by attempts
+	open     map[passage][]string // middlewares of routers that let through
 	http     *dynamic.HTTPConfiguration
 	tcp      *dynamic.TCPConfiguration
 	udp      *dynamic.UDPConfiguration

@@ -126,13 +126,16 @@ func TestHold(t *testing.T) {
 		{"ws://" + http + "/", false, nil},
 		{"udp://" + udpAddr, true, stop},
 	} {
-		duration := "200ms"
+		duration, silence := "200ms", "20s"
 		if tc.ends {
 			duration = "30s"
 		}
+		if strings.HasPrefix(tc.target, "udp:") { // whose end is silence
+			silence = "1s"
+		}
 		r, w := io.Pipe()
 		go func() {
-			w.CloseWithError(run(t.Context(), []string{"hold", "-silence", "200ms", "-duration", duration, tc.target}, w))
+			w.CloseWithError(run(t.Context(), []string{"hold", "-silence", silence, "-duration", duration, tc.target}, w))
 		}()
 		lines := json.NewDecoder(r)
 		var opened, ended report.Held

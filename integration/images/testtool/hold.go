@@ -20,7 +20,7 @@ const holdEvery = 20 * time.Millisecond
 // saying something until it gets no answer any more: see report.Held.
 func hold(ctx context.Context, args []string, out io.Writer) error {
 	f := flag.NewFlagSet("hold", flag.ContinueOnError)
-	atMost := f.Duration("duration", time.Minute, "how long at most")
+	atMost := f.Duration("duration", time.Minute, "how long at most, from when there is a connection")
 	silence := f.Duration("silence", 2*time.Second, "how long an answer is waited for")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -32,14 +32,14 @@ func hold(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, *atMost)
-	defer cancel()
 	s := streamFlags{timeout: *silence, send: "hello", target: u.Host}
 	c, echo, err := s.open(ctx, u)
 	if err != nil {
 		return printJSON(out, report.Held{At: time.Now(), Error: err.Error()})
 	}
 	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, *atMost)
+	defer cancel()
 	last := time.Now()
 	for open := false; ; {
 		if err := echo(); err != nil {
