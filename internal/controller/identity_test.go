@@ -26,6 +26,11 @@ func TestNodesWithoutProxy(t *testing.T) {
 		t.Errorf("without identities: %+v", got)
 	}
 	c.Trust = func() *configv1.TrustBundle { return &configv1.TrustBundle{Roots: [][]byte{{1}, {2}}} }
+	c.Engine = &fakeEngine{}
+	if got := c.identity(r); got != nil {
+		t.Errorf("with an engine that has none: %+v", got)
+	}
+	c.Engine = nil
 	want := &status.Identity{Roots: 2, NodesWithoutProxy: 3, WithoutProxy: []string{"n2", "n3", "n4"}}
 	if diff := cmp.Diff(want, c.identity(r)); diff != "" {
 		t.Error(diff)

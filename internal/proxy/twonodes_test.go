@@ -18,6 +18,7 @@ import (
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/proxy"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 	"github.com/tulle-mesh/tulle/internal/proxy/tunnel"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
@@ -29,6 +30,7 @@ const (
 	otherAt  = "127.0.10.3" // shop/other
 	nobodyAt = "127.0.10.9" // no pod
 	webAt    = "127.0.11.2" // shop/web, on node-b
+	web1At   = "127.0.11.3" // another pod of it
 )
 
 // cluster is two nodes' proxies, their CA, and what a controller would tell them.
@@ -38,6 +40,8 @@ type cluster struct {
 	authority *identity.Authority
 	a, b      *farNode
 	wire      *wire
+
+	far share.Config // of the nodes that are made from now on
 
 	mu     sync.Mutex
 	record identity.Record
@@ -60,7 +64,10 @@ type farNode struct {
 	me      *configv1.Proxy
 }
 
-type clusterOptions struct{ life time.Duration }
+type clusterOptions struct {
+	life time.Duration
+	far  share.Config // of node-b's clients
+}
 
 func newCluster(t testing.TB, o clusterOptions) *cluster {
 	t.Helper()
@@ -74,16 +81,19 @@ func newCluster(t testing.TB, o clusterOptions) *cluster {
 	}
 	c.rotate()
 	c.a = c.node("node-a", "127.0.10.1", podAt(clientAt, "client"), podAt(otherAt, "other"))
-	c.b = c.node("node-b", "127.0.11.1", podAt(webAt, "web"))
+	c.far = o.far
+	c.b = c.node("node-b", "127.0.11.1", podAt(webAt, "web"), podNamed("web-1", web1At, "web"))
 	c.wire = newWire(t, "127.0.11.8", c.a.addr, c.b.listen.String())
 	c.ready("node-a", c.a.listen)
 	c.ready("node-b", netip.MustParseAddrPort(c.wire.address))
 	return c
 }
 
-func podAt(address, account string) *configv1.Caller {
+func podAt(address, account string) *configv1.Caller { return podNamed(account+"-0", address, account) }
+
+func podNamed(name, address, account string) *configv1.Caller {
 	return &configv1.Caller{
-		Addresses: []string{address}, Namespace: "shop", Pod: account + "-0", ServiceAccount: account, Workload: "deployment/" + account,
+		Addresses: []string{address}, Namespace: "shop", Pod: name, ServiceAccount: account, Workload: "deployment/" + account,
 	}
 }
 
@@ -150,7 +160,7 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 	tunnels := &proxy.Tunnels{Client: n.client, Source: n.keeper}
 	n.Proxy = proxy.New(proxy.Config{
 		Sockets: n.sockets, Registerer: n.metrics, DrainIdle: 50 * time.Millisecond, IdentityWait: -1,
-		Upstream: upstream.Config{Tunnels: tunnels},
+		Upstream: upstream.Config{Tunnels: tunnels}, Share: c.far,
 	})
 	n.server = tunnel.NewServer(tunnel.ServerConfig{
 		Source: n.keeper, Self: c.self, Check: n.CheckTunnel, Handler: n.ServeTunnel, HandshakeTimeout: 20 * time.Second,
@@ -265,8 +275,12 @@ func farEndpoints(name string, protocol configv1.Protocol, protected bool, addre
 		if !protected {
 			one.Workload = "shop/open" // protection is the workload's
 		}
-		if one.GetAddress() != webAt {
-			one.Node, one.Pod = "node-c", "web-1"
+		switch one.GetAddress() {
+		case webAt:
+		case web1At:
+			one.Pod = "web-1"
+		default:
+			one.Node, one.Pod = "node-c", "web-9"
 		}
 	}
 	return e
@@ -414,6 +428,13 @@ func listenAt(t testing.TB, host string, serve func(net.Conn)) string {
 // webServer is an HTTP server, of all versions, in a pod.
 func webServer(t testing.TB, host string, h http.HandlerFunc) string {
 	t.Helper()
+	address, _ := mortal(t, host, h)
+	return address
+}
+
+// mortal is a webServer, and what ends it and all of its connections.
+func mortal(t testing.TB, host string, h http.HandlerFunc) (address string, end func()) {
+	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
@@ -422,6 +443,7 @@ func webServer(t testing.TB, host string, h http.HandlerFunc) string {
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = s.Serve(l) }() // until Close
-	t.Cleanup(func() { s.Close() })
-	return l.Addr().String()
+	end = func() { s.Close() }
+	t.Cleanup(end)
+	return l.Addr().String(), end
 }

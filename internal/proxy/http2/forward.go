@@ -112,15 +112,19 @@ func (f *forwarding) Attempt(w *upstream.Way) error {
 	}
 	protocol := w.Protocol(f.protocol)
 	out.URL = f.url(f.Endpoint.Address(), protocol)
+	reader := &bodyReader{requestBody: f.body}
 	if !f.body.none() {
-		out.Body = &bodyReader{requestBody: f.body}
+		if w.Tunnelled() {
+			f.body.keep()
+		}
+		out.Body = reader
 	}
 	resp, err := w.HTTP(protocol, f.ServerName()).RoundTrip(out)
 	if err != nil {
 		return fmt.Errorf("send request: %w", err)
 	}
 	defer resp.Body.Close()
-	if f.body.none() && f.refusedBy(resp) == refusal.ConnectFailed {
+	if f.refusedBy(resp) == refusal.ConnectFailed && (f.body.none() || reader.Close() == nil && f.body.replayable()) {
 		return f.Unreached() //nolint:wrapcheck // a DialError says it all
 	}
 	f.early.stop()
