@@ -22,7 +22,8 @@ import (
 const newsWait = time.Second
 
 // CheckTunnel says why a destination that another node's proxy asks for is none of this node's: it must be a pod here,
-// by its address and its name, and behind the port of a Service as the caller says.
+// by its address and its name, and behind the port of a Service as the caller says. What is known of the pod and of the
+// Service must agree on who the pod is, as that decides whose policy it is.
 func (p *Proxy) CheckTunnel(d tunnel.Destination) tunnel.Reason {
 	enough := time.NewTimer(newsWait)
 	defer enough.Stop()
@@ -46,28 +47,31 @@ func (s *state) check(d tunnel.Destination) tunnel.Reason {
 		return tunnel.NotHere
 	}
 	for _, port := range s.endpoints[d.Service].GetPorts() {
-		if port.GetPort() == uint32(d.Port) && port.GetUdp() == d.UDP && exposes(port, pod.Pod, d.Address) {
+		if port.GetPort() == uint32(d.Port) && port.GetUdp() == d.UDP && exposes(port, pod, d.Address) {
 			return ""
 		}
 	}
 	return tunnel.NotExposed
 }
 
-func exposes(port *configv1.EndpointPort, pod string, at netip.AddrPort) bool {
-	address := at.Addr().String()
+func exposes(port *configv1.EndpointPort, pod *route.Caller, at netip.AddrPort) bool {
+	address, workload := at.Addr().String(), workloadOf(pod)
 	for _, e := range port.GetEndpoints() {
-		if e.GetPort() == uint32(at.Port()) && e.GetAddress() == address && e.GetPod() == pod {
+		if e.GetPort() == uint32(at.Port()) && e.GetAddress() == address && e.GetPod() == pod.Pod && e.GetWorkload() == workload {
 			return true
 		}
 	}
 	return false
 }
 
+// workloadOf is who a pod of this node is, as endpoints have it.
+func workloadOf(pod *route.Caller) string { return pod.Namespace + "/" + pod.ServiceAccount }
+
 // ServeTunnel serves what CheckTunnel has let pass, as far as the caller may call it: connections and flows are judged
 // here, requests one by one by those who read them.
 func (p *Proxy) ServeTunnel(s *tunnel.Stream) {
 	d := s.Destination()
-	e := p.set.Find(upstream.Key{Service: d.Service, Port: uint32(d.Port), UDP: d.UDP}, d.Address)
+	e := p.find(d)
 	if e == nil {
 		_ = s.Refuse(tunnel.NotExposed) // who can't be told has gone, as below
 		return
@@ -88,6 +92,15 @@ func (p *Proxy) ServeTunnel(s *tunnel.Stream) {
 		t.Port = route.To(e, u, configv1.Protocol_PROTOCOL_TCP)
 		p.serveConnection(s, e, t)
 	}
+}
+
+// find returns the endpoint that CheckTunnel has found; nil if it is gone.
+func (p *Proxy) find(d tunnel.Destination) *upstream.Endpoint {
+	pod := p.now.Load().table.Callers[d.Address.Addr()]
+	if pod == nil {
+		return nil
+	}
+	return p.set.Find(upstream.Key{Service: d.Service, Port: uint32(d.Port), UDP: d.UDP}, d.Address, workloadOf(pod))
 }
 
 // callerOf is who proved to call; nil if that is nobody.

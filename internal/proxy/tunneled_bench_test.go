@@ -41,7 +41,7 @@ func BenchmarkHop(b *testing.B) {
 		})
 		b.Run(p.name+"/plain", func(b *testing.B) {
 			c := newCluster(b, clusterOptions{})
-			c.expose("web", p.protocol, nil, listenAt(b, webAt, p.serve))
+			c.expose("web", p.protocol, nil, listenAt(b, openAt, p.serve))
 			second := c.b.sockets.address(p.protocol, c.target)
 			c.target++
 			c.a.set("shop/hop", endpoints("hop", p.protocol, 80, second))

@@ -37,7 +37,7 @@ import (
 func here(t *testing.T, exposed netip.AddrPort, udp bool) *proxy.Proxy {
 	t.Helper()
 	endpoint := func(addr string, port uint32) *configv1.Endpoint {
-		return &configv1.Endpoint{Address: addr, Port: port, Pod: "api-1"}
+		return &configv1.Endpoint{Address: addr, Port: port, Pod: "api-1", Workload: "shop/api"}
 	}
 	var u configv1.Update
 	for name, m := range map[string]proto.Message{
@@ -45,9 +45,13 @@ func here(t *testing.T, exposed netip.AddrPort, udp bool) *proxy.Proxy {
 			Addresses: []string{exposed.Addr().String()}, Namespace: "shop", Pod: "api-1", ServiceAccount: "api",
 		}, {
 			Addresses: []string{"10.1.0.7"}, Namespace: "shop", Pod: "api-7", ServiceAccount: "admin",
+		}, {
+			Addresses: []string{"10.1.0.8"}, Namespace: "shop", Pod: "api-8", ServiceAccount: "admin",
 		}}},
 		"shop/api": &configv1.Endpoints{Namespace: "shop", Name: "api", Ports: []*configv1.EndpointPort{{
-			Port: 80, Udp: udp, Endpoints: []*configv1.Endpoint{endpoint(exposed.Addr().String(), uint32(exposed.Port())), endpoint("10.1.2.3", 8080), endpoint("10.1.0.7", 8080)},
+			Port: 80, Udp: udp, Endpoints: []*configv1.Endpoint{endpoint(exposed.Addr().String(), uint32(exposed.Port())), endpoint("10.1.2.3", 8080), endpoint("10.1.0.7", 8080), {
+				Address: "10.1.0.8", Port: 8080, Pod: "api-8", Workload: "shop/api",
+			}},
 		}}},
 	} {
 		r, err := configv1.NewResource(name, m)
@@ -83,6 +87,7 @@ func TestTunnelsLeadToThisNodesExposedPortsOnly(t *testing.T) {
 			{"the Service's port is another", func(d *tunnel.Destination) { d.Port = 81 }, tunnel.NotExposed},
 			{"UDP where TCP is exposed", func(d *tunnel.Destination) { d.UDP = true }, tunnel.NotExposed},
 			{"who had the address before", func(d *tunnel.Destination) { d.Address = at("10.1.0.7:8080"); d.Pod = "shop/api-7" }, tunnel.NotExposed},
+			{"who has another identity now", func(d *tunnel.Destination) { d.Address = at("10.1.0.8:8080"); d.Pod = "shop/api-8" }, tunnel.NotExposed},
 			{"another Service", func(d *tunnel.Destination) { d.Service = "shop/web" }, tunnel.NotExposed},
 		} {
 			d := good
@@ -109,7 +114,7 @@ func TestDestinationsThatAreOnTheirWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		e, err := configv1.NewResource("shop/api", &configv1.Endpoints{Namespace: "shop", Name: "api", Ports: []*configv1.EndpointPort{{
-			Port: 80, Endpoints: []*configv1.Endpoint{{Address: "10.1.0.2", Port: 8080, Pod: "api-2"}},
+			Port: 80, Endpoints: []*configv1.Endpoint{{Address: "10.1.0.2", Port: 8080, Pod: "api-2", Workload: "shop/api"}},
 		}}})
 		if err != nil {
 			t.Fatal(err)
@@ -431,10 +436,11 @@ func udpFrom(t *testing.T, address, to string) net.Conn {
 func TestNoProxyAtTheDestination(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	server := webServer(t, webAt, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") })
+	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
+	server := webServer(t, webAt, web)
 	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
 	db := c.expose("db", tcpPort, allow("shop/client", enforce, tcpRule), listenAt(t, webAt, echo))
-	open := c.expose("open", httpPort, nil, server)
+	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
 	h1, h2 := httpFrom(t, clientAt, false), httpFrom(t, clientAt, true)
 	check := func(what, wantProtected, wantOpen string) {
 		t.Helper()
@@ -471,10 +477,11 @@ func TestNoProxyAtTheDestination(t *testing.T) {
 func TestProxyOutOfReach(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	server := webServer(t, webAt, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") })
+	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
+	server := webServer(t, webAt, web)
 	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
-	open := c.expose("open", httpPort, nil, server)
-	db := c.expose("db", tcpPort, nil, listenAt(t, webAt, echo))
+	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
+	db := c.expose("db", tcpPort, nil, listenAt(t, openAt, echo))
 	c.wire.cut()
 	for _, h2 := range []bool{false, true} {
 		client := httpFrom(t, clientAt, h2)
@@ -503,8 +510,8 @@ func TestNothingOnTheWire(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		_, _ = w.Write(append(body, " at once"...))
 	})
-	for _, policy := range []*configv1.Policy{nil, allow("shop/client", enforce, tcpRule)} {
-		inPod := newWire(t, webAt, netip.Addr{}, server)
+	for at, policy := range map[string]*configv1.Policy{openAt: nil, webAt: allow("shop/client", enforce, tcpRule)} {
+		inPod := newWire(t, at, netip.Addr{}, server)
 		front := c.expose("web", httpPort, policy, inPod.address)
 		client := httpFrom(t, clientAt, false)
 		resp, err := client.Post("http://"+front+"/"+secret, "text/"+secret, strings.NewReader(secret))
@@ -563,7 +570,7 @@ func TestRenewalUnderRequests(t *testing.T) {
 func TestIdentitiesThatLeaveTheNode(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	front := "http://" + c.expose("web", httpPort, nil, webServer(t, webAt, header))
+	front := "http://" + c.expose("web", httpPort, nil, webServer(t, openAt, header))
 	for _, who := range []string{clientAt, otherAt} {
 		for _, h2 := range []bool{false, true} {
 			if got := call(httpFrom(t, who, h2), front); !strings.HasPrefix(got, "200 [By=") {
@@ -594,7 +601,7 @@ func TestIdentitiesThatLeaveTheNode(t *testing.T) {
 func TestCallersShareNoConnection(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	front := "http://" + c.expose("web", httpPort, nil, webServer(t, webAt, header))
+	front := "http://" + c.expose("web", httpPort, nil, webServer(t, openAt, header))
 	var wg sync.WaitGroup
 	for who, account := range map[string]string{clientAt: "client", otherAt: "other"} {
 		for _, h2 := range []bool{false, true} {
@@ -666,19 +673,37 @@ func TestEncodedSlashOnAnotherNode(t *testing.T) {
 	}
 }
 
-// A destination that says of no node, as a pod of the node's network, is called in the clear or not at all.
-func TestPodsOfNoNode(t *testing.T) {
+// No proxy can say of a pod of its node's network what it is, nor of a pod of no node: from other nodes it is called in the
+// clear, or not at all.
+func TestPodsThatNoProxySpeaksFor(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	server := webServer(t, webAt, header)
-	for want, policy := range map[string]*configv1.Policy{
-		"503 no-proxy-at-destination": allow("shop/client", enforce, tcpRule), "200 [": nil,
+	yes := allow("shop/client", enforce, tcpRule)
+	for _, tc := range []struct {
+		node   string
+		host   bool
+		policy *configv1.Policy
+		want   string
+		plain  string
+	}{
+		{"", false, yes, "503 no-proxy-at-destination", ""},
+		{"", false, nil, "200 [", "no-proxy"},
+		{"node-b", true, yes, "503 no-proxy-at-destination", ""},
+		{"node-b", true, nil, "200 [", "host-network"},
+		{"node-a", true, yes, "200 [By=spiffe://cluster.local/ns/shop/sa/web;URI=spiffe://cluster.local/ns/shop/sa/client]", ""},
+		{"node-a", true, allow("shop/other", enforce, tcpRule), "403 source-denied", ""},
 	} {
-		front := c.expose("web", httpPort, policy, server)
-		e := farEndpoints("web", httpPort, policy != nil, server)
-		e.GetPorts()[0].GetEndpoints()[0].Node = ""
+		front := c.expose("web", httpPort, tc.policy, server)
+		e := farEndpoints("web", httpPort, tc.policy != nil, server)
+		one := e.GetPorts()[0].GetEndpoints()[0]
+		one.Node, one.HostNetwork = tc.node, tc.host
 		c.publish("shop/web", e)
-		if got := call(httpFrom(t, clientAt, false), "http://"+front); !strings.HasPrefix(got, want) {
-			t.Errorf("%s, want %s", got, want)
+		before := c.a.metric("tulle_proxy_plain_total", "reason", tc.plain)
+		if got := call(httpFrom(t, clientAt, false), "http://"+front); !strings.HasPrefix(got, tc.want) {
+			t.Errorf("%+v: %s", tc, got)
+		}
+		if tc.plain != "" && c.a.metric("tulle_proxy_plain_total", "reason", tc.plain) != before+1 {
+			t.Errorf("%+v: not counted", tc)
 		}
 	}
 	if n := c.a.metric("tulle_proxy_tunnel_client_connections_total"); n != 0 {
@@ -690,7 +715,7 @@ func TestPodsOfNoNode(t *testing.T) {
 func TestTunnelMetricsAreDocumented(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	server := webServer(t, webAt, header)
+	server := webServer(t, openAt, header)
 	call(httpFrom(t, clientAt, false), "http://"+c.expose("web", httpPort, nil, server))
 	call(httpFrom(t, nobodyAt, false), "http://"+c.expose("web", httpPort, nil, server)) // in the clear
 	c.expose("db", tcpPort, allow("shop/client", enforce, tcpRule), unusedAt(t))

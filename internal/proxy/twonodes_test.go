@@ -31,6 +31,7 @@ const (
 	nobodyAt = "127.0.10.9" // no pod
 	webAt    = "127.0.11.2" // shop/web, on node-b
 	web1At   = "127.0.11.3" // another pod of it
+	openAt   = "127.0.11.4" // shop/open, on node-b, which nothing protects
 )
 
 // cluster is two nodes' proxies, their CA, and what a controller would tell them.
@@ -82,7 +83,7 @@ func newCluster(t testing.TB, o clusterOptions) *cluster {
 	c.rotate()
 	c.a = c.node("node-a", "127.0.10.1", podAt(clientAt, "client"), podAt(otherAt, "other"))
 	c.far = o.far
-	c.b = c.node("node-b", "127.0.11.1", podAt(webAt, "web"), podNamed("web-1", web1At, "web"))
+	c.b = c.node("node-b", "127.0.11.1", podAt(webAt, "web"), podNamed("web-1", web1At, "web"), podAt(openAt, "open"))
 	c.wire = newWire(t, "127.0.11.8", c.a.addr, c.b.listen.String())
 	c.ready("node-a", c.a.listen)
 	c.ready("node-b", netip.MustParseAddrPort(c.wire.address))
@@ -279,6 +280,8 @@ func farEndpoints(name string, protocol configv1.Protocol, protected bool, addre
 		case webAt:
 		case web1At:
 			one.Pod = "web-1"
+		case openAt:
+			one.Pod = "open-0"
 		default:
 			one.Node, one.Pod = "node-c", "web-9"
 		}

@@ -127,7 +127,7 @@ func (b *builder) endpoint(slice *discoveryv1.EndpointSlice, in *discoveryv1.End
 	}
 	e.Workload = Name{slice.Namespace, account}
 	if pod != nil {
-		e.Workload = workloadName(pod)
+		e.Workload, e.HostNetwork = workloadName(pod), pod.Spec.HostNetwork
 	}
 	e.Protected = b.access.of(e.Workload) != AccessOff
 	return e, e.Draining || isTrue(in.Conditions.Ready, true)

@@ -1187,7 +1187,10 @@ type Endpoint struct {
 	// account is empty for endpoints that are no pods and were given no identity. Empty as a whole if nothing is known.
 	Workload string `protobuf:"bytes,7,opt,name=workload,proto3" json:"workload,omitempty"`
 	// There must be a Policy for the workload: without one, everything is denied.
-	Protected     bool `protobuf:"varint,8,opt,name=protected,proto3" json:"protected,omitempty"`
+	Protected bool `protobuf:"varint,8,opt,name=protected,proto3" json:"protected,omitempty"`
+	// The pod is on its node's own network: the address is that of everything there, so that no proxy can say for other nodes
+	// what is behind it.
+	HostNetwork   bool `protobuf:"varint,9,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1274,6 +1277,13 @@ func (x *Endpoint) GetWorkload() string {
 func (x *Endpoint) GetProtected() bool {
 	if x != nil {
 		return x.Protected
+	}
+	return false
+}
+
+func (x *Endpoint) GetHostNetwork() bool {
+	if x != nil {
+		return x.HostNetwork
 	}
 	return false
 }
@@ -2233,7 +2243,7 @@ const file_config_proto_rawDesc = "" +
 	"\fEndpointPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x10\n" +
 	"\x03udp\x18\x02 \x01(\bR\x03udp\x127\n" +
-	"\tendpoints\x18\x03 \x03(\v2\x19.tulle.config.v1.EndpointR\tendpoints\"\xc8\x01\n" +
+	"\tendpoints\x18\x03 \x03(\v2\x19.tulle.config.v1.EndpointR\tendpoints\"\xeb\x01\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
@@ -2242,7 +2252,8 @@ const file_config_proto_rawDesc = "" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x10\n" +
 	"\x03pod\x18\x06 \x01(\tR\x03pod\x12\x1a\n" +
 	"\bworkload\x18\a \x01(\tR\bworkload\x12\x1c\n" +
-	"\tprotected\x18\b \x01(\bR\tprotected\"\xe5\x01\n" +
+	"\tprotected\x18\b \x01(\bR\tprotected\x12!\n" +
+	"\fhost_network\x18\t \x01(\bR\vhostNetwork\"\xe5\x01\n" +
 	"\x06Policy\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
 	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12/\n" +

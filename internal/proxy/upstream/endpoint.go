@@ -19,6 +19,7 @@ type identity struct {
 	pod      string
 	workload string
 	node     string
+	host     bool // on the node's own network
 	udp      bool
 }
 

@@ -68,7 +68,7 @@ func parse(name string, e *configv1.Endpoints) ([]port, error) {
 			if ep.GetPort() == 0 || ep.GetPort() > 65535 {
 				return nil, fmt.Errorf("port %d: endpoint %s has port %d", key.Port, ip, ep.GetPort())
 			}
-			id := identity{netip.AddrPortFrom(ip.Unmap(), uint16(ep.GetPort())), ep.GetPod(), ep.GetWorkload(), ep.GetNode(), key.UDP}
+			id := identity{netip.AddrPortFrom(ip.Unmap(), uint16(ep.GetPort())), ep.GetPod(), ep.GetWorkload(), ep.GetNode(), ep.GetHostNetwork(), key.UDP}
 			if !unique[id] {
 				unique[id] = true
 				list.members = append(list.members, member{id, ep.GetDraining(), ep.GetProtected(), Place{ep.GetNode(), ep.GetZone()}})

@@ -90,7 +90,9 @@ func (s *Set) Reroute(reach func(node string) Reach) {
 func (s *Set) locate(e *Endpoint) {
 	r := Direct
 	if s.reach != nil && e.id.pod != "" {
-		r = s.reach(e.id.node)
+		if r = s.reach(e.id.node); r == Tunnel && e.id.host {
+			r = NoProxy // the one there could not tell the pod from its neighbours
+		}
 	}
 	if Reach(e.reach.Swap(int32(r))) != r {
 		e.direct.kept.close() // who is reached otherwise is not to be called on these
@@ -109,8 +111,8 @@ func (s *Set) Forget(gone func(Caller) bool) {
 	}
 }
 
-// Find returns an endpoint of a group by address, also one that takes nothing new; nil if there is none.
-func (s *Set) Find(k Key, addr netip.AddrPort) *Endpoint {
+// Find returns an endpoint of a group by address and workload, also one that takes nothing new; nil if there is none.
+func (s *Set) Find(k Key, addr netip.AddrPort, workload string) *Endpoint {
 	s.mu.Lock()
 	g := s.groups[k]
 	s.mu.Unlock()
@@ -118,7 +120,7 @@ func (s *Set) Find(k Key, addr netip.AddrPort) *Endpoint {
 		return nil
 	}
 	for _, e := range g.members.Load().all {
-		if e.id.addr == addr {
+		if e.id.addr == addr && e.id.workload == workload {
 			return e
 		}
 	}
@@ -180,7 +182,11 @@ func (e *Endpoint) Way(c Caller, u Use) (*Way, error) {
 			e.pass()
 			return nil, &DialError{e.address, ErrNoProxy}
 		}
-		e.config.Tunnels.Plain("no-proxy")
+		reason := "no-proxy"
+		if e.id.host {
+			reason = "host-network"
+		}
+		e.config.Tunnels.Plain(reason)
 		return &e.direct, nil
 	case Tunnel:
 	}
