@@ -501,6 +501,27 @@ func TestProxyOutOfReach(t *testing.T) {
 	}
 }
 
+// A proxy that was restarted without a controller has no SVID to show: it takes its protected pods with it, and nothing else.
+func TestProxyWithoutCertificate(t *testing.T) {
+	c := newCluster(t, clusterOptions{mute: true})
+	c.holds(c.a)
+	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
+	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), webServer(t, webAt, web))
+	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
+	client := httpFrom(t, clientAt, false)
+	if got := call(client, "http://"+protected); got != "503 connect-failed" {
+		t.Error(got)
+	}
+	for range 3 {
+		if got := call(client, "http://"+open); got != "200 web" {
+			t.Error(got)
+		}
+	}
+	if n := c.a.metric("tulle_proxy_plain_total", "reason", "unreachable"); n != 3 {
+		t.Errorf("%v calls in the clear, want all", n)
+	}
+}
+
 // Not a byte of a call to another node is on the wire as it is: the pod's own wire, which sees all, is the control.
 func TestNothingOnTheWire(t *testing.T) {
 	const secret = "attack-at-dawn"

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -42,7 +43,8 @@ type cluster struct {
 	a, b      *farNode
 	wire      *wire
 
-	far share.Config // of the nodes that are made from now on
+	far  share.Config // of the nodes that are made from now on
+	mute bool
 
 	mu     sync.Mutex
 	record identity.Record
@@ -68,6 +70,7 @@ type farNode struct {
 type clusterOptions struct {
 	life time.Duration
 	far  share.Config // of node-b's clients
+	mute bool         // node-b gets no SVIDs
 }
 
 func newCluster(t testing.TB, o clusterOptions) *cluster {
@@ -82,7 +85,7 @@ func newCluster(t testing.TB, o clusterOptions) *cluster {
 	}
 	c.rotate()
 	c.a = c.node("node-a", "127.0.10.1", podAt(clientAt, "client"), podAt(otherAt, "other"))
-	c.far = o.far
+	c.far, c.mute = o.far, o.mute
 	c.b = c.node("node-b", "127.0.11.1", podAt(webAt, "web"), podNamed("web-1", web1At, "web"), podAt(openAt, "open"))
 	c.wire = newWire(t, "127.0.11.8", c.a.addr, c.b.listen.String())
 	c.ready("node-a", c.a.listen)
@@ -125,6 +128,9 @@ type certifier struct {
 }
 
 func (s certifier) Sign(_ context.Context, namespace, account string, csr []byte) ([][]byte, error) {
+	if s.mute && s.node == "node-b" {
+		return nil, errors.New("no controller")
+	}
 	return s.authority.Sign(csr, namespace, account, s.node, time.Now())
 }
 

@@ -6,11 +6,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -199,6 +201,9 @@ func (c *Client) handshake(ctx context.Context, svid *identity.SVID, node string
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
+		if silent(err) {
+			err = fmt.Errorf("%w: %w", ErrUnreachable, err)
+		}
 		return nil, err
 	}
 	expires := svid.NotAfter
@@ -206,6 +211,16 @@ func (c *Client) handshake(ctx context.Context, svid *identity.SVID, node string
 		expires = peer.NotAfter
 	}
 	return newLink(conn, expires), nil
+}
+
+// silent says that a handshake failed without a word from the other proxy: it is gone, or has no SVID to show.
+func silent(err error) bool {
+	for _, end := range []error{io.EOF, syscall.ECONNRESET, syscall.EPIPE, context.DeadlineExceeded} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // verify takes a proxy of the node for who it says, and nobody else.

@@ -92,6 +92,7 @@ type ServerConfig struct {
 	Log     *slog.Logger
 
 	HandshakeTimeout time.Duration // default 5 s
+	IdentityWait     time.Duration // how long a peer waits for this proxy's own SVID; default 2 s, less than its patience
 	IdleTimeout      time.Duration // of a link that isn't used; more than a Client's. Default 3 min
 	MaxHandshakes    int           // under way at once; default 256
 }
@@ -113,7 +114,7 @@ type Server struct {
 func NewServer(c ServerConfig) *Server {
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	c.HandshakeTimeout, c.IdleTimeout = cmp.Or(c.HandshakeTimeout, 5*time.Second), cmp.Or(c.IdleTimeout, 3*time.Minute)
-	c.MaxHandshakes = cmp.Or(c.MaxHandshakes, 256)
+	c.MaxHandshakes, c.IdentityWait = cmp.Or(c.MaxHandshakes, 256), cmp.Or(c.IdentityWait, 2*time.Second)
 	return &Server{
 		config: c, handshakes: make(chan struct{}, c.MaxHandshakes), links: map[net.Conn]bool{},
 		stats: serverStats{failed: map[string]uint64{}, refused: map[Reason]uint64{}},
@@ -199,7 +200,10 @@ func (s *Server) handshake(raw net.Conn) (*link, *shown, error) {
 	if self.IsZero() {
 		return nil, nil, errNoBundle
 	}
-	svid, err := s.config.Source.SVID(ctx, self)
+	// A peer that is told at once that there is none can do something about it.
+	wait, stop := context.WithTimeout(ctx, s.config.IdentityWait)
+	defer stop()
+	svid, err := s.config.Source.SVID(wait, self)
 	if err != nil {
 		return nil, nil, err
 	}
