@@ -268,11 +268,12 @@ func metricsAreDocumented(t *testing.T, r replica) {
 		t.Fatal(err)
 	}
 	_, page, _ = bytes.Cut(page, []byte("# Metrics of the controller"))
-	documented := map[string]bool{"tulle_problems": true} // it has no series without a problem
+	// These have no series without a problem, and before the leader has looked.
+	documented := map[string]bool{"tulle_problems": true, "tulle_protected_workloads": true}
 	for _, m := range regexp.MustCompile("`(tulle_[a-z_]+)`").FindAllSubmatch(page, -1) {
 		documented[string(m[1])] = true
 	}
-	served := map[string]bool{"tulle_problems": true}
+	served := map[string]bool{"tulle_problems": true, "tulle_protected_workloads": true}
 	_, text := get(t, "http://"+r.listeners.metrics.Addr().String()+"/metrics")
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (tulle_[a-z_]+) `).FindAllStringSubmatch(text, -1) {
 		served[m[1]] = true
