@@ -18,7 +18,7 @@ const stockTraefikImage = "example.com/traefik"
 
 // stockTraefik lets stock Traefik carry the traffic. It stays, so that uninstalling takes it away, too.
 func stockTraefik(t *testing.T, e *env) {
-	ns := e.namespace(t, "e2e-traefik")
+	ns := e.namespace(t, "e2e-traefik", `tulle.dev/validate: "off"`)
 	for name, version := range map[string]string{"web": "root", "web-v1": "v1", "web-v2": "v2"} {
 		e.apply(t, ns, file(t, "backend.yaml", "$NAME", name, "$REPLICAS", "2", "$VERSION", version))
 	}
