@@ -15,7 +15,7 @@ func (c *change) setNodes(u configv1.Update) {
 	for _, r := range u.Set {
 		switch m := r.Message.(type) {
 		case *configv1.NodeProxies:
-			own(c, "nodes", &c.next.nodes)[r.Name] = len(m.GetReady()) > 0
+			own(c, "nodes", &c.next.nodes)[r.Name] = through(m)
 			news = true
 		case *configv1.Proxy:
 			news = news || m.GetNode() != self
@@ -35,19 +35,31 @@ func (c *change) setNodes(u configv1.Update) {
 
 // reach says how the pods of a node are reached, in a mesh with identities: those of this node as they are, those of others
 // through the proxy there. As long as this node isn't known, none is.
-func reach(nodes map[string]bool, self string) func(string) upstream.Reach {
+func reach(nodes map[string]upstream.Reach, self string) func(string) upstream.Reach {
 	if len(nodes) == 0 {
 		return func(string) upstream.Reach { return upstream.Direct }
 	}
 	return func(node string) upstream.Reach {
+		known, ok := nodes[node]
 		switch {
 		case node == self && self != "":
 			return upstream.Direct
-		case nodes[node] && self != "":
-			return upstream.Tunnel
+		case !ok || self == "":
+			return upstream.NoProxy
 		}
-		return upstream.NoProxy
+		return known
 	}
+}
+
+// through is how the pods of a node are reached from another one.
+func through(m *configv1.NodeProxies) upstream.Reach {
+	switch {
+	case len(m.GetReady()) > 0:
+		return upstream.Tunnel
+	case m.GetPlain():
+		return upstream.Plain
+	}
+	return upstream.NoProxy
 }
 
 // forgetCallers closes what was kept for identities that have left the node.

@@ -473,6 +473,56 @@ func TestNoProxyAtTheDestination(t *testing.T) {
 	}
 }
 
+// A node whose proxy is of a version, or has settings, without identities is called as that version calls: what was served
+// before an upgrade is served during it, and on the way back. The caller's proxy judges, as it did.
+func TestProxyOfTheVersionBefore(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	c.holds(c.a)
+	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
+	server := webServer(t, webAt, web)
+	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
+	db := c.expose("db", tcpPort, allow("shop/client", enforce, tcpRule), listenAt(t, webAt, echo))
+	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
+	client, other := httpFrom(t, clientAt, false), httpFrom(t, otherAt, false)
+	check := func(what string) {
+		t.Helper()
+		for _, front := range []string{protected, open} {
+			if got := call(client, "http://"+front); got != "200 web" {
+				t.Errorf("%s: %s", what, got)
+			}
+		}
+		if got := call(other, "http://"+protected); got != "403 source-denied" {
+			t.Errorf("%s, who may not: %s", what, got)
+		}
+		conn := dialFrom(t, clientAt, db)
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "x"); err != nil {
+			t.Error(what, err)
+		}
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			t.Error(what, err)
+		}
+	}
+	c.publish("node-b", &configv1.NodeProxies{All: []string{"127.0.11.8"}, Plain: true})
+	check("before")
+	if plain, tunnels := c.a.metric("tulle_proxy_plain_total", "reason", "no-identities"), c.a.metric("tulle_proxy_tunnel_client_connections_total"); plain != 3 || tunnels != 0 {
+		t.Errorf("%v calls in the clear and %v tunnels", plain, tunnels)
+	}
+	c.ready("node-b", netip.MustParseAddrPort(c.wire.address))
+	check("after")
+	if plain, tunnels := c.a.metric("tulle_proxy_plain_total", "reason", "no-identities"), c.a.metric("tulle_proxy_tunnel_client_connections_total"); plain != 3 || tunnels < 3 {
+		t.Errorf("%v calls in the clear and %v tunnels", plain, tunnels)
+	}
+	c.publish("node-b", &configv1.NodeProxies{All: []string{"127.0.11.8"}, Plain: true})
+	check("back")
+	if plain := c.a.metric("tulle_proxy_plain_total", "reason", "no-identities"); plain != 6 {
+		t.Errorf("%v calls in the clear", plain)
+	}
+	if denied := c.a.metric("tulle_proxy_refusals_total", "reason", "source-denied"); denied != 3 {
+		t.Errorf("the caller's proxy refused %v", denied)
+	}
+}
+
 // A proxy that is out of reach takes its protected pods with it, and nothing else.
 func TestProxyOutOfReach(t *testing.T) {
 	c := newCluster(t, clusterOptions{})

@@ -103,7 +103,7 @@ func (t *Tunnels) Plain(reason string) {
 }
 
 var plainDesc = prometheus.NewDesc("tulle_proxy_plain_total",
-	"Calls to pods of other nodes, none of them protected, that went in the clear, by reason.", []string{"reason"}, nil)
+	"Calls to pods of other nodes that went in the clear, by reason.", []string{"reason"}, nil)
 
 // Describe makes Tunnels a prometheus.Collector.
 func (t *Tunnels) Describe(descs chan<- *prometheus.Desc) { descs <- plainDesc }

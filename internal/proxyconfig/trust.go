@@ -25,13 +25,17 @@ func Trust(bundle *configv1.TrustBundle, proxies []shadow.Proxy) ([]configv1.Res
 		}
 		texts := addresses(p.Addresses)
 		n.All = append(n.All, texts...)
-		if p.Ready && p.Tunnels {
+		switch {
+		case p.Ready && p.Tunnels:
 			n.Ready = append(n.Ready, texts[0]) // the first is of the family that pods prefer
+		case p.Ready:
+			n.Plain = true
 		}
 	}
 	out := make([]configv1.Resource, 0, len(nodes)+1)
 	for name, n := range nodes {
 		slices.Sort(n.All)
+		n.Plain = n.Plain && len(n.Ready) == 0
 		r, err := configv1.NewResource(name, n)
 		if err != nil {
 			return nil, err

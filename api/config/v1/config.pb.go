@@ -2014,7 +2014,11 @@ type NodeProxies struct {
 	// Addresses (IP literals) of those that are ready, the newest first: where tunnels to the node's pods lead.
 	Ready []string `protobuf:"bytes,1,rep,name=ready,proto3" json:"ready,omitempty"`
 	// Addresses of all that exist, where tunnels from the node's pods may come from.
-	All           []string `protobuf:"bytes,2,rep,name=all,proto3" json:"all,omitempty"`
+	All []string `protobuf:"bytes,2,rep,name=all,proto3" json:"all,omitempty"`
+	// None that is ready takes tunnels, and one is ready that never will: it is of a version, or has settings, without
+	// identities. The node's pods are called as they are, as that one's own calls are: that is so while an upgrade, or the
+	// way back, is under way.
+	Plain         bool `protobuf:"varint,3,opt,name=plain,proto3" json:"plain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2061,6 +2065,13 @@ func (x *NodeProxies) GetAll() []string {
 		return x.All
 	}
 	return nil
+}
+
+func (x *NodeProxies) GetPlain() bool {
+	if x != nil {
+		return x.Plain
+	}
+	return false
 }
 
 // SignRequest asks for an SVID of a ServiceAccount that runs on the asking proxy's node. It is a call of its own
@@ -2310,10 +2321,11 @@ const file_config_proto_rawDesc = "" +
 	"\bbusy_udp\x18\x06 \x01(\bR\abusyUdp\"F\n" +
 	"\vTrustBundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x14\n" +
-	"\x05roots\x18\x02 \x03(\fR\x05roots\"5\n" +
+	"\x05roots\x18\x02 \x03(\fR\x05roots\"K\n" +
 	"\vNodeProxies\x12\x14\n" +
 	"\x05ready\x18\x01 \x03(\tR\x05ready\x12\x10\n" +
-	"\x03all\x18\x02 \x03(\tR\x03all\"f\n" +
+	"\x03all\x18\x02 \x03(\tR\x03all\x12\x14\n" +
+	"\x05plain\x18\x03 \x01(\bR\x05plain\"f\n" +
 	"\vSignRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
 	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12\x10\n" +

@@ -73,6 +73,7 @@ const (
 	Direct  Reach = iota // as they are
 	Tunnel               // through the proxy there
 	NoProxy              // there is none: protected ones not at all
+	Plain                // as they are: the proxy there knows no tunnels, and calls so itself
 )
 
 // Reroute makes endpoints be reached as reach says of their nodes, now and after further updates. Nothing is known of
@@ -187,6 +188,9 @@ func (e *Endpoint) Way(c Caller, u Use) (*Way, error) {
 			reason = "host-network"
 		}
 		e.config.Tunnels.Plain(reason)
+		return &e.direct, nil
+	case Plain:
+		e.config.Tunnels.Plain("no-identities")
 		return &e.direct, nil
 	case Tunnel:
 	}
