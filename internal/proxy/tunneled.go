@@ -43,8 +43,11 @@ func (p *Proxy) CheckTunnel(d tunnel.Destination) tunnel.Reason {
 
 func (s *state) check(d tunnel.Destination) tunnel.Reason {
 	pod := s.table.Callers[d.Address.Addr()]
-	if pod == nil || pod.Namespace+"/"+pod.Pod != d.Pod {
+	switch {
+	case pod == nil:
 		return tunnel.NotHere
+	case pod.Namespace+"/"+pod.Pod != d.Pod:
+		return tunnel.NotExposed // somebody else has the address
 	}
 	for _, port := range s.endpoints[d.Service].GetPorts() {
 		if port.GetPort() == uint32(d.Port) && port.GetUdp() == d.UDP && exposes(port, pod, d.Address) {

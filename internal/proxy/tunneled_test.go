@@ -81,8 +81,8 @@ func TestTunnelsLeadToThisNodesExposedPortsOnly(t *testing.T) {
 			{"HTTP", func(d *tunnel.Destination) { d.HTTP = true }, ""},
 			{"a pod of another node", func(d *tunnel.Destination) { d.Address, d.Pod = at("10.1.2.3:8080"), "shop/api-2" }, tunnel.NotHere},
 			{"the node itself", func(d *tunnel.Destination) { d.Address = at("127.0.0.1:8080") }, tunnel.NotHere},
-			{"another pod's name", func(d *tunnel.Destination) { d.Pod = "shop/api-0" }, tunnel.NotHere},
-			{"another namespace's pod", func(d *tunnel.Destination) { d.Pod = "other/api-1" }, tunnel.NotHere},
+			{"another pod's name", func(d *tunnel.Destination) { d.Pod = "shop/api-0" }, tunnel.NotExposed},
+			{"another namespace's pod", func(d *tunnel.Destination) { d.Pod = "other/api-1" }, tunnel.NotExposed},
 			{"a port that no Service exposes", func(d *tunnel.Destination) { d.Address = at("10.1.0.1:9090") }, tunnel.NotExposed},
 			{"the Service's port is another", func(d *tunnel.Destination) { d.Port = 81 }, tunnel.NotExposed},
 			{"UDP where TCP is exposed", func(d *tunnel.Destination) { d.UDP = true }, tunnel.NotExposed},
@@ -570,6 +570,41 @@ func TestProxyWithoutCertificate(t *testing.T) {
 	if n := c.a.metric("tulle_proxy_plain_total", "reason", "unreachable"); n != 3 {
 		t.Errorf("%v calls in the clear, want all", n)
 	}
+}
+
+// A proxy that has no controller doesn't hear of new pods, nor of another node's new proxy. That takes nothing away from what
+// isn't protected.
+func TestProxyThatKnowsNoNews(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	c.holds(c.a)
+	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
+	server := webServer(t, webAt, web)
+	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
+	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
+	check := func(what string) {
+		t.Helper()
+		client := httpFrom(t, clientAt, false)
+		if got := call(client, "http://"+protected); got != "503 connect-failed" {
+			t.Errorf("%s, protected: %s", what, got)
+		}
+		before := c.a.metric("tulle_proxy_plain_total", "reason", "unreachable")
+		for range 3 {
+			if got := call(client, "http://"+open); got != "200 web" {
+				t.Errorf("%s, not protected: %s", what, got)
+			}
+		}
+		if n := c.a.metric("tulle_proxy_plain_total", "reason", "unreachable") - before; n != 3 {
+			t.Errorf("%s: %v calls in the clear, want all", what, n)
+		}
+	}
+	pods := c.b.me.GetCallers()
+	c.b.me.Callers = nil
+	c.b.set("node-b-proxy", c.b.me)
+	check("pods that it doesn't know")
+	c.b.me.Callers = pods
+	c.b.set("node-b-proxy", c.b.me)
+	c.stranger.Store(true)
+	check("a proxy that it doesn't know")
 }
 
 // Not a byte of a call to another node is on the wire as it is: the pod's own wire, which sees all, is the control.

@@ -60,8 +60,10 @@ func (t *Tunnels) Dial(ctx context.Context, to upstream.Target) (net.Conn, error
 		err = fmt.Errorf("%w: %w", upstream.ErrNoProxy, err)
 	case errors.Is(err, tunnel.ErrNoIdentity):
 		err = fmt.Errorf("%w: %w", upstream.ErrNoProof, err)
-	case errors.Is(err, tunnel.ErrUnreachable):
+	case errors.Is(err, tunnel.ErrUnreachable), errors.As(err, &refused) && (refused.Reason == tunnel.Draining || refused.Reason == tunnel.UnknownPeer):
 		err = fmt.Errorf("%w: %w", upstream.ErrUnreachable, err)
+	case errors.As(err, &refused) && refused.Reason == tunnel.NotHere:
+		err = fmt.Errorf("%w: %w", upstream.ErrUnknownThere, err)
 	case errors.As(err, &refused) && refused.Reason == tunnel.ConnectFailed:
 		err = fmt.Errorf("%w: %w", upstream.ErrEndpoint, err)
 	case errors.As(err, &refused) && refused.Reason.Verdict():
@@ -82,6 +84,16 @@ func (t *Tunnels) Holds(c upstream.Caller) bool {
 	cancel()
 	_, err = t.Source.SVID(now, id)
 	return err == nil
+}
+
+// Probe implements upstream.Tunnels.
+func (t *Tunnels) Probe(c upstream.Caller, node string, done func(ok bool)) {
+	id, err := t.id(c)
+	if err != nil {
+		done(false)
+		return
+	}
+	t.Client.Probe(id, node, done)
 }
 
 // Forget implements upstream.Tunnels.

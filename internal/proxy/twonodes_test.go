@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,14 +45,17 @@ type cluster struct {
 	a, b      *farNode
 	wire      *wire
 
-	far  share.Config // of the nodes that are made from now on
-	mute bool
+	far       share.Config // of the nodes that are made from now on
+	mute      bool
+	drainIdle time.Duration
 
 	mu     sync.Mutex
 	record identity.Record
 	root   *identity.Issuer
 	target uint32
 	at     map[string]netip.AddrPort // where tunnels to a node lead, if its proxy is ready
+
+	stranger atomic.Bool // nobody has told the proxies of each other's addresses
 }
 
 type farNode struct {
@@ -71,6 +76,8 @@ type clusterOptions struct {
 	life time.Duration
 	far  share.Config // of node-b's clients
 	mute bool         // node-b gets no SVIDs
+
+	drainIdle time.Duration // default 50 ms
 }
 
 func newCluster(t testing.TB, o clusterOptions) *cluster {
@@ -80,7 +87,7 @@ func newCluster(t testing.TB, o clusterOptions) *cluster {
 		t.Fatal(err)
 	}
 	c := &cluster{
-		t: t, td: td, target: 20000, at: map[string]netip.AddrPort{},
+		t: t, td: td, target: 20000, at: map[string]netip.AddrPort{}, drainIdle: cmp.Or(o.drainIdle, 50*time.Millisecond),
 		authority: identity.NewAuthority(identity.AuthorityConfig{TrustDomain: td, Life: max(o.life, 0)}),
 	}
 	c.rotate()
@@ -166,14 +173,14 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 	})
 	tunnels := &proxy.Tunnels{Client: n.client, Source: n.keeper}
 	n.Proxy = proxy.New(proxy.Config{
-		Sockets: n.sockets, Registerer: n.metrics, DrainIdle: 50 * time.Millisecond, IdentityWait: -1,
+		Sockets: n.sockets, Registerer: n.metrics, DrainIdle: c.drainIdle, IdentityWait: -1,
 		Upstream: upstream.Config{Tunnels: tunnels}, Share: c.far,
 	})
 	n.server = tunnel.NewServer(tunnel.ServerConfig{
 		Source: n.keeper, Self: c.self, Check: n.CheckTunnel, Handler: n.ServeTunnel, HandshakeTimeout: 20 * time.Second,
 		Peer: func(a netip.Addr) (string, bool) {
 			for _, p := range []*farNode{c.a, c.b} {
-				if p != nil && p.addr == a {
+				if p != nil && p.addr == a && !c.stranger.Load() {
 					return p.name, true
 				}
 			}

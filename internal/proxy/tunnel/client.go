@@ -33,7 +33,9 @@ type ClientConfig struct {
 
 	Local            netip.Addr    // to call from; default: what the kernel takes
 	IdentityWait     time.Duration // how long a call waits for a new pod's identity; default 5 s
-	HandshakeTimeout time.Duration // of connect and handshake; default 3 s
+	ConnectTimeout   time.Duration // default 3 s
+	HandshakeTimeout time.Duration // after the connect; default 5 s, as much as the other side has
+	AnswerTimeout    time.Duration // of who is asked for a destination, which has to connect to it; default 10 s
 	IdleTimeout      time.Duration // of a connection that waits for its next use; default 90 s
 	MaxIdle          int           // of these, for one caller and node; default 32
 }
@@ -81,7 +83,8 @@ func (e *RefusedError) Error() string {
 // NewClient returns a Client.
 func NewClient(c ClientConfig) *Client {
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
-	c.IdentityWait, c.HandshakeTimeout = cmp.Or(c.IdentityWait, 5*time.Second), cmp.Or(c.HandshakeTimeout, 3*time.Second)
+	c.IdentityWait, c.ConnectTimeout = cmp.Or(c.IdentityWait, 5*time.Second), cmp.Or(c.ConnectTimeout, 3*time.Second)
+	c.HandshakeTimeout, c.AnswerTimeout = cmp.Or(c.HandshakeTimeout, 5*time.Second), cmp.Or(c.AnswerTimeout, 10*time.Second)
 	c.IdleTimeout, c.MaxIdle = cmp.Or(c.IdleTimeout, 90*time.Second), cmp.Or(c.MaxIdle, 32)
 	return &Client{config: c, idle: map[key][]*idle{}, warming: map[key]bool{}}
 }
@@ -92,7 +95,7 @@ var startup = []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500
 // Dial connects to a destination on a node as caller; the zero caller is nobody, which only what is not protected
 // serves. Until it returns, not a byte of the connection was sent: another endpoint may be tried.
 //
-// Its errors are ErrNoProxy, ErrNoIdentity and *RefusedError, wrapped, or those of connecting.
+// Its errors are ErrNoProxy, ErrUnreachable, ErrNoIdentity and *RefusedError, wrapped, or what is wrong with a certificate.
 func (c *Client) Dial(ctx context.Context, caller identity.ID, node string, d Destination) (*Conn, error) {
 	if caller.IsZero() {
 		if caller = c.config.Self(); caller.IsZero() {
@@ -136,6 +139,9 @@ func (c *Client) dial(ctx context.Context, k key, preamble []byte, d Destination
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err) // nor will it answer on others
+		}
 		// The link died while it waited, or it is too old: the next one may not be.
 	}
 	var failed error
@@ -150,6 +156,11 @@ func (c *Client) dial(ctx context.Context, k key, preamble []byte, d Destination
 			var refused *RefusedError
 			if errors.As(err, &refused) && refused.Reason != Draining {
 				return nil, err
+			}
+			// To the caller the handshake ends before the other side has looked at the certificate. If that one gave up
+			// without a word, the link ends here.
+			if refused == nil && silent(err) {
+				err = fmt.Errorf("%w: %w", ErrUnreachable, err)
 			}
 		}
 		failed = errors.Join(failed, err)
@@ -168,8 +179,6 @@ func (c *Client) connect(ctx context.Context, k key, addr netip.AddrPort) (*link
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoIdentity, err)
 	}
-	ctx, cancel = context.WithTimeout(ctx, c.config.HandshakeTimeout)
-	defer cancel()
 	c.stats.handshakes.Add(1)
 	l, err := c.handshake(ctx, svid, k.node, addr)
 	if err != nil {
@@ -180,7 +189,7 @@ func (c *Client) connect(ctx context.Context, k key, addr netip.AddrPort) (*link
 }
 
 func (c *Client) handshake(ctx context.Context, svid *identity.SVID, node string, addr netip.AddrPort) (*link, error) {
-	d := net.Dialer{}
+	d := net.Dialer{Timeout: c.config.ConnectTimeout}
 	if c.config.Local.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.config.Local, 0))
 	}
@@ -199,6 +208,8 @@ func (c *Client) handshake(ctx context.Context, svid *identity.SVID, node string
 			return err
 		},
 	})
+	ctx, cancel := context.WithTimeout(ctx, c.config.HandshakeTimeout)
+	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		if silent(err) {
@@ -247,6 +258,8 @@ var errNoBundle = errors.New("no trust bundle yet")
 
 // open asks for a destination on a link that is free.
 func (c *Client) open(ctx context.Context, l *link, addr netip.AddrPort, k key, preamble []byte, d Destination) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.config.AnswerTimeout)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = l.tls.SetDeadline(time.Now().Add(-time.Second)) })
 	answer, content, err := kind(0), []byte(nil), l.write(kindOpen, preamble)
 	if err == nil {

@@ -84,17 +84,29 @@ func (c *Client) warm(k key) {
 			defer c.mu.Unlock()
 			delete(c.warming, k)
 		}()
-		addrs := c.config.Proxies(k.node)
-		if len(addrs) == 0 {
-			return
-		}
-		l, err := c.connect(context.Background(), k, addrs[0])
-		if err != nil {
+		if err := c.ahead(k); err != nil {
 			c.config.Log.Debug("no tunnel made ahead", "node", k.node, "err", err)
-			return
 		}
-		c.put(k, addrs[0], l)
 	}()
+}
+
+// Probe tries to make a link for the next call, and says in a goroutine of its own whether there is one.
+func (c *Client) Probe(caller identity.ID, node string, done func(ok bool)) {
+	go func() { done(c.ahead(key{caller, node}) == nil) }()
+}
+
+// ahead makes a link and keeps it.
+func (c *Client) ahead(k key) error {
+	addrs := c.config.Proxies(k.node)
+	if len(addrs) == 0 {
+		return ErrNoProxy
+	}
+	l, err := c.connect(context.Background(), k, addrs[0])
+	if err != nil {
+		return err
+	}
+	c.put(k, addrs[0], l)
+	return nil
 }
 
 // CloseIdle closes what waits for its next use on behalf of callers: those that left the node, or all when roots are not

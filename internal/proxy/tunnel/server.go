@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -28,9 +29,10 @@ const (
 	Stale Reason = "stale"
 	// Draining is for a proxy that is about to end: another one of its node may do.
 	Draining Reason = "draining"
-	// NotHere is for what isn't a pod of this node.
+	// NotHere is for an address that no pod of this node has, as far as is known here.
 	NotHere Reason = "not-here"
-	// NotExposed is for a port of a pod of this node that no Service exposes, or not in the way that was said.
+	// NotExposed is for another pod than the one that was meant, and for a port that no Service exposes, or not in the way
+	// that was said.
 	NotExposed Reason = "not-exposed"
 	// ConnectFailed is for a pod that doesn't take the connection.
 	ConnectFailed Reason = "connect-failed"
@@ -172,6 +174,7 @@ func (s *Server) serve(raw net.Conn) {
 	if err != nil {
 		s.stats.fail(err)
 		s.config.Log.Debug("tunnel refused", "from", raw.RemoteAddr().String(), "err", err)
+		linger(raw)
 		return
 	}
 	s.stats.links.Add(1)
@@ -184,6 +187,17 @@ func (s *Server) serve(raw net.Conn) {
 	}
 	for s.next(raw, l, p) {
 	}
+}
+
+// linger lets a peer read why its handshake failed. It has sent its first request by then, as its side of the handshake ends
+// before this one: to close with that unread would be a reset, which overtakes the alert, and the peer would take a no to
+// its certificate for a proxy that is gone.
+func linger(c net.Conn) {
+	half, ok := c.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.SetReadDeadline(time.Now().Add(lingering)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, c, maxPreamble+maxRecord) // its end is all that matters
 }
 
 // handshake returns the link and what the peer showed.

@@ -160,6 +160,8 @@ func TestBadCertificatesAreRefused(t *testing.T) {
 					t.Error(err)
 				}
 				c.Close()
+			} else if errors.Is(err, tunnel.ErrUnreachable) {
+				t.Errorf("it is taken for a proxy that is gone: %v", err)
 			} else if served.Load() != before || handshakes(t, at.Server, "tulle_proxy_tunnel_server_connections_total") != 0 {
 				t.Error("refused, and served")
 			}
@@ -300,10 +302,10 @@ func TestRotationUnderCalls(t *testing.T) {
 	api := listen(t, echo)
 	long := dial(t, from, m.id("shop", "web"), to(api)) // goes on all the while
 	defer long.Close()
-	var calls atomic.Int64
+	var calls [4]atomic.Int64
 	stop := make(chan struct{})
 	var callers sync.WaitGroup
-	for i := range 4 {
+	for i := range calls {
 		callers.Go(func() {
 			tick := time.NewTicker(5 * time.Millisecond)
 			defer tick.Stop()
@@ -322,7 +324,7 @@ func TestRotationUnderCalls(t *testing.T) {
 					t.Errorf("caller %d: %v", i, err)
 					return
 				}
-				calls.Add(1)
+				calls[i].Add(1)
 			}
 		})
 	}
@@ -350,17 +352,68 @@ func TestRotationUnderCalls(t *testing.T) {
 	for range 2 {
 		m.rotate()
 		eventually(t, "SVIDs of the new root", settled)
+		// The mesh keeps a root for minutes after that; here it is until nobody shakes hands any more by what was before.
+		for i := range calls {
+			enough := calls[i].Load() + 2
+			eventually(t, "calls that began since", func() bool { return calls[i].Load() >= enough || t.Failed() })
+		}
 		m.retire()
 	}
 	close(stop)
 	callers.Wait()
+	var all int64
+	for i := range calls {
+		all += calls[i].Load()
+	}
 	if err := exchange(long, "still here"); err != nil {
 		t.Errorf("a connection as old as all this: %v", err)
 	}
-	if s := from.keeper.Status(time.Now()); s.Failed != 0 || calls.Load() < 20 {
-		t.Errorf("%d calls, keeper %+v", calls.Load(), s)
+	if s := from.keeper.Status(time.Now()); s.Failed != 0 || all < 20 {
+		t.Errorf("%d calls, keeper %+v", all, s)
 	}
-	t.Logf("%d calls, %d handshakes", calls.Load(), handshakes(t, from.Client, "tulle_proxy_tunnel_client_handshakes_total"))
+	t.Logf("%d calls, %d handshakes", all, handshakes(t, from.Client, "tulle_proxy_tunnel_client_handshakes_total"))
+}
+
+// A proxy that gives up during the handshake, as one without an SVID or with too much to do may, is out of reach: to the
+// caller's side the handshake is over by then, and only the answer that doesn't come says so.
+func TestWhoGivesUpIsOutOfReach(t *testing.T) {
+	root := newCA(t)
+	m := newMesh(t)
+	bundle, err := identity.NewBundle(m.td, []*x509.Certificate{root.cert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, verify := range map[string]func(*net.TCPConn){
+		"it closes":  func(c *net.TCPConn) { c.Close() },
+		"it resets":  func(c *net.TCPConn) { _ = c.SetLinger(0); c.Close() },
+		"it says no": nil,
+		"it hangs":   func(*net.TCPConn) { <-t.Context().Done() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			at := listen(t, func(c *net.TCPConn) {
+				_ = tls.Server(c, &tls.Config{
+					Certificates: []tls.Certificate{*root.sign(proxy, "node-b", nil)}, ClientAuth: tls.RequireAnyClientCert,
+					MinVersion: tls.VersionTLS13, NextProtos: []string{"tulle-tunnel/1"},
+					VerifyConnection: func(tls.ConnectionState) error {
+						if verify != nil {
+							verify(c)
+						}
+						return errors.New("no")
+					},
+				}).HandshakeContext(t.Context())
+				_, _ = io.Copy(io.Discard, c) // an end with something unread would be a reset
+			})
+			from := tunnel.NewClient(tunnel.ClientConfig{
+				Source: fixed{root.sign(web, "node-a", nil), bundle}, Self: m.self, AnswerTimeout: 200 * time.Millisecond,
+				Proxies: func(string) []netip.AddrPort { return []netip.AddrPort{at} },
+			})
+			defer from.Close()
+			_, err := from.Dial(t.Context(), m.id("shop", "web"), "node-b", to(at))
+			if err == nil || errors.Is(err, tunnel.ErrUnreachable) != (verify != nil) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
 }
 
 // What a link's certificates proved lasts as long as they do.

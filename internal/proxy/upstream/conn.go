@@ -31,6 +31,10 @@ type kept struct {
 	armed bool
 }
 
+// farIdle is how long a connection through another proxy may be idle and be used again. One that is about to end closes
+// those that have been idle for 20 s, and must not do so while a request is on its way that can't be sent twice.
+const farIdle = 15 * time.Second
+
 // Take returns an idle connection, the one that was used last; nil if there is none.
 func (w *Way) Take(p HTTPProtocol, serverName string) *Conn {
 	if w.target == nil {
@@ -38,7 +42,10 @@ func (w *Way) Take(p HTTPProtocol, serverName string) *Conn {
 	}
 	for key := keyOf(w.Protocol(p), serverName); ; {
 		c := w.take(key)
-		if c == nil || c.until == 0 || w.endpoint.config.since() < c.until {
+		if c == nil {
+			return nil
+		}
+		if now := w.endpoint.config.since(); (c.until == 0 || now < c.until) && now < c.since+farIdle {
 			return c
 		}
 		c.Close()

@@ -39,6 +39,7 @@ type Endpoint struct {
 	protected atomic.Bool
 	reach     atomic.Int32          // a Reach
 	avoid     atomic.Int64          // until when its node's proxy is passed by, since the set's start
+	neighbour *neighbour            // the proxy of its node
 	where     atomic.Pointer[Place] // never nil
 
 	refs, ready int // groups that name it, and of these the ones that may pick it; guarded by the set's mutex

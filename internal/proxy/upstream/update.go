@@ -111,7 +111,7 @@ func (s *Set) resolve(p port, others bool) *members {
 		e, ok := s.endpoints[item.identity]
 		if !ok {
 			e = &Endpoint{
-				id: item.identity, address: item.addr.String(), config: &s.config, set: s,
+				id: item.identity, address: item.addr.String(), config: &s.config, set: s, neighbour: s.neighbour(item.node),
 			}
 			if others {
 				e.born = s.config.now()

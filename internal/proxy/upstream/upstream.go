@@ -76,13 +76,25 @@ type Set struct {
 	services  map[string][]Key
 	endpoints map[identity]*Endpoint
 	reach     func(node string) Reach // nil = all directly
+	nodes     map[string]*neighbour   // by name; those of nodes that are gone stay, as few as they are
 }
 
 // NewSet returns an empty Set.
 func NewSet(c Config) *Set {
 	return &Set{
 		config: c.withDefaults(), groups: map[Key]*Group{}, services: map[string][]Key{}, endpoints: map[identity]*Endpoint{},
+		nodes: map[string]*neighbour{},
 	}
+}
+
+// neighbour returns the proxy of a node. The set's mutex is held.
+func (s *Set) neighbour(node string) *neighbour {
+	n := s.nodes[node]
+	if n == nil {
+		n = &neighbour{}
+		s.nodes[node] = n
+	}
+	return n
 }
 
 // Group is the endpoints behind one port of a service. It stays the same while they change, and is safe for concurrent

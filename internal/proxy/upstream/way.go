@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -40,6 +41,8 @@ type Target struct {
 type Tunnels interface {
 	// Dial makes a connection that belongs to the target's caller. Its errors are wrapped ones of this package, or others.
 	Dial(ctx context.Context, t Target) (net.Conn, error)
+	// Probe finds out whether the proxy of a node takes connections of a caller. It says so at once or later.
+	Probe(c Caller, node string, done func(ok bool))
 	// Holds says whether there is proof of who the caller is. It may wait a moment for it.
 	Holds(c Caller) bool
 	// Forget closes what waits for further connections of callers.
@@ -56,6 +59,8 @@ var (
 	ErrNoProof = errors.New("no certificate of the caller")
 	// ErrUnreachable says that the proxy of the endpoint's node did not take a connection.
 	ErrUnreachable = errors.New("the proxy at the destination is out of reach")
+	// ErrUnknownThere says that it did, and has not heard of the endpoint: it may have no controller.
+	ErrUnknownThere = fmt.Errorf("%w for what it does not know", ErrUnreachable)
 	// ErrEndpoint says that the proxy of the endpoint's node could not connect to the endpoint.
 	ErrEndpoint = errors.New("the endpoint took no connection")
 )
@@ -155,8 +160,43 @@ func (w *Way) Protocol(p HTTPProtocol) HTTPProtocol {
 	return p
 }
 
-// avoidFor is how long an endpoint that need not be protected is called directly after its node's proxy was out of reach.
+// avoidFor is how long an endpoint that need not be protected is called directly after its node's proxy was out of reach or
+// did not know it. A proxy that was out of reach is tried then aside from any call.
 const avoidFor = 10 * time.Second
+
+// neighbour is another node's proxy, as far as calls depend on it that can do without it.
+type neighbour struct {
+	away    atomic.Bool
+	next    atomic.Int64 // when to try it again, since the set's start
+	probing atomic.Bool
+}
+
+func (n *neighbour) lost(now time.Duration) {
+	n.next.Store(int64(now + avoidFor))
+	n.away.Store(true)
+}
+
+// aside says that an endpoint that need not be protected is called directly for now.
+func (e *Endpoint) aside(c Caller) bool {
+	now, n := e.config.since(), e.neighbour
+	if now < time.Duration(e.avoid.Load()) {
+		return true
+	}
+	if !n.away.Load() {
+		return false
+	}
+	if now >= time.Duration(n.next.Load()) && !n.probing.Swap(true) {
+		e.config.Tunnels.Probe(c, e.id.node, func(ok bool) {
+			if ok {
+				n.away.Store(false)
+			} else {
+				n.lost(e.config.since())
+			}
+			n.probing.Store(false)
+		})
+	}
+	return true
+}
 
 // wayKey is what makes calls alike.
 type wayKey struct {
@@ -199,10 +239,10 @@ func (e *Endpoint) Way(c Caller, u Use) (*Way, error) {
 		switch {
 		case c == Caller{}:
 			reason = "no-identity"
-		case e.config.since() < time.Duration(e.avoid.Load()):
-			reason = "unreachable"
 		case !e.config.Tunnels.Holds(c):
 			reason = "no-certificate"
+		case e.aside(c):
+			reason = "unreachable"
 		}
 		if reason != "" {
 			e.config.Tunnels.Plain(reason)
@@ -251,14 +291,17 @@ func (w *Way) Dial(ctx context.Context) (net.Conn, error) {
 	c, err := e.config.Tunnels.Dial(ctx, *w.target)
 	if err == nil {
 		e.failed.Store(0)
+		e.neighbour.away.Store(false)
 		return c, nil
 	}
 	switch {
 	case ctx.Err() != nil, errors.Is(err, ErrNoProof), errors.As(err, new(*DeniedError)):
 	case errors.Is(err, ErrEndpoint):
 		e.Failed()
-	case errors.Is(err, ErrUnreachable) && !e.Protected():
+	case errors.Is(err, ErrUnknownThere) && !e.Protected():
 		e.avoid.Store(int64(e.config.since() + avoidFor))
+	case errors.Is(err, ErrUnreachable) && !e.Protected():
+		e.neighbour.lost(e.config.since())
 	default:
 		e.pass()
 	}
