@@ -12,7 +12,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/kube"
 )
 
-// trustEvery is how often the CA is looked at. It is well below what a new root is given to spread.
+// trustEvery is how often the CA is looked at, or more often if that is not well below what a new root is given to spread.
 const trustEvery = 10 * time.Second
 
 // Where the identities of the mesh come from.
@@ -36,6 +36,8 @@ func (o *identityOptions) authority(trustDomain, pod string) (*identity.Authorit
 		return nil, fmt.Errorf("--trust-domain: %w", err)
 	case o.svidLife < time.Second || o.svidLife > 24*time.Hour:
 		return nil, fmt.Errorf("--svid-life %s: want a second to a day", o.svidLife)
+	case o.spread < time.Second:
+		return nil, fmt.Errorf("--identity-spread %s: want a second at least", o.spread)
 	case o.rootLife < 8*o.svidLife:
 		return nil, fmt.Errorf("--identity-root-life %s: want at least eight times --svid-life", o.rootLife)
 	}
@@ -86,7 +88,7 @@ func (c *command) keepTrust(ctx context.Context) error {
 	if c.trust == nil {
 		return nil
 	}
-	for pause := time.Duration(0); wait(ctx, pause); pause = trustEvery {
+	for pause := time.Duration(0); wait(ctx, pause); pause = min(trustEvery, c.authority.Config().Spread/4) {
 		changed, err := c.trust.Ensure(ctx)
 		if err != nil && ctx.Err() == nil {
 			c.log.Warn("identities' CA not ensured", "err", err)

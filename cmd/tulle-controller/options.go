@@ -178,6 +178,9 @@ func (o *options) complete() (*command, error) {
 	if o.sliceSize < 1 || o.sliceSize > 1000 {
 		return nil, fmt.Errorf("--slice-size %d: want 1 to 1000", o.sliceSize)
 	}
+	if c.traefik {
+		o.identity.mode = identityOff // it has none
+	}
 	if c.authority, err = o.identity.authority(c.names.TrustDomain, o.podName); err != nil {
 		return nil, err
 	}

@@ -190,6 +190,9 @@ func (c *command) newLoop() *controller.Controller {
 	if c.identity.mode != identityOff {
 		config.Trust = c.bundle
 	}
+	if c.authority != nil {
+		config.CAEnds = func() time.Time { return c.authority.Ends(time.Now()) }
+	}
 	if c.traefik {
 		c.engine = &engine{zones: c.names.Zones}
 		config.Engine = c.engine

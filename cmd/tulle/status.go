@@ -103,10 +103,15 @@ func writeIdentity(w io.Writer, i *status.Identity) {
 	case i == nil:
 		fmt.Fprintf(w, "identities\toff: calls between nodes are in the clear\n")
 		return
-	case i.Roots == 0:
-		fmt.Fprintf(w, "identities\tby SPIRE, or no root yet\n")
+	case i.Mode == "spire":
+		fmt.Fprintf(w, "identities\tby SPIRE\n")
+	case i.CAEnds.IsZero():
+		fmt.Fprintf(w, "identities\tno CA that could sign any\n")
 	default:
-		fmt.Fprintf(w, "identities\t%d roots are trusted\n", i.Roots)
+		fmt.Fprintf(w, "identities\tthe CA lasts until %s, %d roots are trusted\n", i.CAEnds.Format(time.DateOnly), i.Roots)
+	}
+	if i.PlainNodes > 0 {
+		fmt.Fprintf(w, "in the clear\t%d nodes, whose proxies know of no identities\n", i.PlainNodes)
 	}
 	if i.NodesWithoutProxy > 0 {
 		fmt.Fprintf(w, "without a proxy\t%d nodes: %s\n", i.NodesWithoutProxy, strings.Join(i.WithoutProxy, ", "))

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -31,7 +32,13 @@ func TestNodesWithoutProxy(t *testing.T) {
 		t.Errorf("with an engine that has none: %+v", got)
 	}
 	c.Engine = nil
-	want := &status.Identity{Roots: 2, NodesWithoutProxy: 3, WithoutProxy: []string{"n2", "n3", "n4"}}
+	want := &status.Identity{Mode: "spire", Roots: 2, NodesWithoutProxy: 2, WithoutProxy: []string{"n2", "n4"}, PlainNodes: 1}
+	if diff := cmp.Diff(want, c.identity(r)); diff != "" {
+		t.Error(diff)
+	}
+	end := time.Date(2027, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600))
+	c.CAEnds = func() time.Time { return end }
+	want.Mode, want.CAEnds = "tulle", time.Date(2027, 1, 2, 2, 4, 5, 0, time.UTC)
 	if diff := cmp.Diff(want, c.identity(r)); diff != "" {
 		t.Error(diff)
 	}

@@ -47,6 +47,8 @@ type Config struct {
 	IdentityLifetime time.Duration
 	// Trust gives the trust bundle, nil while there is none; itself nil if the mesh has no identities.
 	Trust func() *configv1.TrustBundle
+	// CAEnds says when the CA that signs identities ends, zero while there is none; itself nil if it is somebody else's.
+	CAEnds func() time.Time
 	// DNS gives the state of the stub domain and what is wrong with it, on the leader; may be nil.
 	DNS func() (*status.DNS, []problem.Problem)
 

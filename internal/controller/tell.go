@@ -134,18 +134,26 @@ func (c *Controller) identity(r *round) *status.Identity {
 	if c.Trust == nil || c.Engine != nil {
 		return nil
 	}
-	out := &status.Identity{Roots: len(c.Trust().GetRoots())}
-	nodes := map[string]bool{} // false = without a proxy
-	for _, caller := range r.topology.Callers {
-		nodes[caller.Node] = false
+	out := &status.Identity{Mode: "spire", Roots: len(c.Trust().GetRoots())}
+	if c.CAEnds != nil {
+		out.Mode, out.CAEnds = "tulle", c.CAEnds().UTC().Truncate(time.Second)
 	}
+	ready, tunnels := map[string]bool{}, map[string]bool{} // by node
 	for _, p := range r.snapshot.Proxies {
-		if p.Ready && p.Tunnels {
-			nodes[p.Node] = true
+		if p.Ready {
+			ready[p.Node], tunnels[p.Node] = true, tunnels[p.Node] || p.Tunnels
 		}
 	}
+	nodes := map[string]bool{} // with pods
+	for _, caller := range r.topology.Callers {
+		nodes[caller.Node] = true
+	}
 	for _, node := range slices.Sorted(maps.Keys(nodes)) {
-		if nodes[node] {
+		switch {
+		case tunnels[node]:
+			continue
+		case ready[node]:
+			out.PlainNodes++
 			continue
 		}
 		if out.NodesWithoutProxy++; len(out.WithoutProxy) < status.MaxNodes {

@@ -567,6 +567,8 @@ func TestIdentityModes(t *testing.T) {
 		{values: "identity: {ca: {secret: corp-ca}}", secret: "corp-ca", verbs: "get", role: true, tunnel: true},
 		{values: "identity: {mode: spire}", tunnel: true, spire: true},
 		{values: "identity: {mode: \"off\"}"},
+		{values: "proxy: {engine: traefik}"},
+		{values: "{proxy: {engine: traefik}, identity: {mode: spire}}"},
 	} {
 		r := render(t, tc.values)
 		var role *rbacv1.Role

@@ -71,11 +71,16 @@ type Addresses struct {
 
 // Identity is by what the proxies of the nodes know each other.
 type Identity struct {
-	Roots int `json:"roots"` // that are trusted; 0 with SPIRE, which says it to the proxies itself
-	// WithoutProxy are nodes with pods and without a proxy that takes calls from other nodes, by name, at most MaxNodes of
-	// NodesWithoutProxy: protected pods there can be called from their own node only.
+	Mode  string `json:"mode"`  // tulle or spire: the value identity.mode
+	Roots int    `json:"roots"` // that are trusted; 0 with SPIRE, which says it to the proxies itself
+	// CAEnds is when the CA that signs now ends; zero if there is none, or with SPIRE.
+	CAEnds time.Time `json:"caEnds,omitzero"`
+	// WithoutProxy are nodes with pods and without a ready proxy, by name, at most MaxNodes of NodesWithoutProxy: protected
+	// pods there can be called from their own node only.
 	WithoutProxy      []string `json:"withoutProxy,omitempty"`
 	NodesWithoutProxy int      `json:"nodesWithoutProxy"`
+	// PlainNodes is how many nodes have a ready proxy, and none that knows of identities: calls there are in the clear.
+	PlainNodes int `json:"plainNodes,omitempty"`
 }
 
 // MaxNodes bounds how many nodes are written down by name.

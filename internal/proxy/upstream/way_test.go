@@ -72,7 +72,7 @@ func TestOneCallFindsOut(t *testing.T) {
 			if way(one).Tunnelled() || way(two).Tunnelled() == tc.others || f.dials != 1 || f.probes != 0 {
 				t.Errorf("%v: after a failure: %v %v, %+v", tc.fails, way(one).Tunnelled(), way(two).Tunnelled(), f)
 			}
-			time.Sleep(11 * time.Second)
+			<-time.After(11 * time.Second)
 			if !tc.others {
 				if !way(one).Tunnelled() {
 					t.Error("it is never asked again")
@@ -85,7 +85,7 @@ func TestOneCallFindsOut(t *testing.T) {
 				}
 			}
 			f.fails = nil
-			time.Sleep(11 * time.Second)
+			<-time.After(11 * time.Second)
 			if way(one).Tunnelled() || f.probes != 2 || f.dials != 1 {
 				t.Errorf("the call that had it tried: %+v", f)
 			}
