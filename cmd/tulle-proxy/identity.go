@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -75,7 +76,7 @@ func (w *worker) newIdentities() (*identities, error) {
 		i.source = i.spire
 	} else {
 		i.signer = push.NewSigner(push.SignerConfig{Addr: w.controller, ServerName: w.controllerName, CAFile: w.caFile, TokenFile: w.tokenFile})
-		i.keeper = identity.NewKeeper(identity.KeeperConfig{Signer: i.signer, Log: w.log, Retry: 250 * time.Millisecond})
+		i.keeper = identity.NewKeeper(identity.KeeperConfig{Signer: asks{i.signer}, Log: w.log, Retry: 250 * time.Millisecond})
 		i.source = i.keeper
 		w.registerSVIDs(i.keeper)
 	}
@@ -85,6 +86,18 @@ func (w *worker) newIdentities() (*identities, error) {
 	i.tunnels = &proxy.Tunnels{Client: i.client, Source: i.source}
 	w.registry.MustRegister(i.client, i.tunnels)
 	return i, nil
+}
+
+// asks is the controller as the keeper knows it.
+type asks struct{ *push.Signer }
+
+// Sign implements identity.Signer.
+func (a asks) Sign(ctx context.Context, namespace, account string, csr []byte) ([][]byte, error) {
+	chain, err := a.Signer.Sign(ctx, namespace, account, csr)
+	if errors.Is(err, push.ErrDenied) {
+		err = fmt.Errorf("%w: %w", identity.ErrDenied, err)
+	}
+	return chain, err
 }
 
 // serve makes what serves tunnels.

@@ -309,15 +309,15 @@ var errEnough = errors.New("enough was seen")
 func (s *tunnelSuite) noProxy(t *testing.T) {
 	e, c, without := s.e, s.e.clients[0], s.e.clients[1].node
 	e.run(t, "label", "nodes", "--all", "--overwrite", byProxyLabel+"=yes")
-	patch := func(op string) {
-		e.run(t, "-n", meshNamespace, "patch", "daemonset", "tulle-proxy", "--type=json", "-p",
-			`[{"op": "`+op+`", "path": "/spec/template/spec/nodeSelector", "value": {"`+byProxyLabel+`": "yes"}}]`)
+	patch := func(value string) {
+		e.run(t, "-n", meshNamespace, "patch", "daemonset", "tulle-proxy", "--type=strategic", "-p",
+			`{"spec": {"template": {"spec": {"nodeSelector": {"`+byProxyLabel+`": `+value+`}}}}}`)
 		e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
 	}
-	patch("add")
+	patch(`"yes"`)
 	defer func() {
 		e.run(t, "label", "nodes", "--all", "--overwrite", byProxyLabel+"=yes")
-		patch("remove")
+		patch("null")
 		e.run(t, "label", "nodes", "--all", byProxyLabel+"-")
 	}()
 	e.run(t, "label", "node", without, byProxyLabel+"-")

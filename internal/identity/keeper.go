@@ -34,7 +34,8 @@ var ErrDenied = errors.New("identity denied")
 type KeeperConfig struct {
 	Signer Signer
 	Log    *slog.Logger
-	// Retry is the first wait after a failed renewal; it grows to a minute. Default 1 s.
+	// Retry is the first wait after a failed request; it grows to a minute, or to 5 s while there is no valid SVID and the
+	// controller has not denied one. Default 1 s.
 	Retry time.Duration
 	// Parallel bounds how many signatures are asked for at once; default 4.
 	Parallel int
@@ -175,7 +176,7 @@ func (k *Keeper) keep(ctx context.Context, id ID, e *entry) {
 		}
 		pause := k.note(id, e, svid, err, began)
 		if err != nil {
-			pause, wait = jitter(wait), min(2*wait, time.Minute)
+			pause, wait = jitter(wait), min(2*wait, k.patience(e, err))
 		} else {
 			wait = k.config.Retry
 		}
@@ -185,6 +186,16 @@ func (k *Keeper) keep(ctx context.Context, id ID, e *entry) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// patience bounds the wait after a failed request.
+func (k *Keeper) patience(e *entry, err error) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if valid := e.svid != nil && time.Now().Before(e.svid.NotAfter); valid || errors.Is(err, ErrDenied) {
+		return time.Minute
+	}
+	return 5 * time.Second // calls fail for want of it
 }
 
 // note stores what came of a request and returns when to renew it.

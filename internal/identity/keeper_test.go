@@ -147,6 +147,33 @@ func TestControllerAwayForLongerThanHalfALife(t *testing.T) {
 	})
 }
 
+// Calls fail for want of a certificate, so one is asked for often, however long the controller was away. Who is denied asks
+// less and less.
+func TestAsksOftenForWhatIsMissing(t *testing.T) {
+	for denied, most := range map[bool]time.Duration{false: 6 * time.Second, true: 70 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			k, c := startKeeper(t, time.Hour, nil)
+			web := account(t, testDomain, "shop", "web")
+			c.set(!denied)
+			c.denied["web"] = denied
+			k.Want(web)
+			time.Sleep(10 * time.Minute) //nolint:forbidigo // simulated time
+			synctest.Wait()
+			asked := c.count()
+			if often := asked > 60; often == denied {
+				t.Errorf("denied %v: asked %d times in ten minutes", denied, asked)
+			}
+			c.mu.Lock()
+			c.down, c.denied["web"] = false, false
+			c.mu.Unlock()
+			back := time.Now()
+			if _, err := k.SVID(t.Context(), web); err != nil || time.Since(back) > most {
+				t.Errorf("denied %v: after %v: %v", denied, time.Since(back), err)
+			}
+		})
+	}
+}
+
 func TestOnlyWhatRunsHereHasAnSVID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, c := startKeeper(t, time.Hour, nil)

@@ -19,8 +19,8 @@ import (
 // Identities certifies identities.
 type Identities interface {
 	// Sign certifies the key of a request as a ServiceAccount's, if a pod of that account runs on the peer's node, and
-	// the peer's own pod is still there: its token may have been judged some seconds ago. It returns the chain in DER. ErrDenied, wrapped, says that the peer may not have it; after any other error it may ask
-	// again.
+	// the peer's own pod is still there: its token may have been judged some seconds ago. It returns the chain in DER.
+	// ErrDenied, wrapped, says that the peer may not have it; after any other error it may ask again.
 	Sign(ctx context.Context, peer Peer, namespace, account string, csr []byte) ([][]byte, error)
 }
 
