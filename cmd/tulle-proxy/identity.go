@@ -231,6 +231,38 @@ func (i *identities) listen(ctx context.Context, w *worker) (func(context.Contex
 	}, nil
 }
 
+// awaitOwn waits until there is a certificate to show to other nodes' proxies, which take a proxy that is ready for one that
+// serves tunnels. During an upgrade the first controllers that a new proxy finds may be of a version that certifies nobody.
+func (i *identities) awaitOwn(ctx context.Context) {
+	if i == nil {
+		return
+	}
+	const every = 20 * time.Millisecond
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for !i.holdsOwn() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if ctx.Err() == context.DeadlineExceeded {
+				i.log.Warn("ready without a certificate of its own: other nodes' proxies can't call here")
+			}
+			return
+		}
+	}
+}
+
+func (i *identities) holdsOwn() bool {
+	self := i.who()
+	if self.IsZero() {
+		return false
+	}
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := i.source.SVID(now, self)
+	return err == nil
+}
+
 // drain stops taking tunnels and waits for those that there are.
 func (i *identities) drain(ctx context.Context, w *worker) {
 	if i == nil {

@@ -24,6 +24,7 @@ type options struct {
 	caFile, tokenFile, store   string
 
 	identity, spireSocket, tunnelAddress string
+	identityReadyWait                    time.Duration
 
 	dnsAddress, metricsAddress, healthAddress, adminAddress string
 
@@ -50,6 +51,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.store, "store", "/var/lib/tulle/config/last-good", `file that keeps the last good config for a restart of the container; "" = none`)
 
 	f.StringVar(&o.identity, "identity", "tulle", "where identities come from: tulle (the controller), spire (a SPIFFE Workload API) or off")
+	f.DurationVar(&o.identityReadyWait, "identity-ready-wait", time.Minute, "how long a new pod is not ready for want of a certificate of its own")
 	f.StringVar(&o.spireSocket, "spire-socket", "unix:///run/spire/agent-sockets/spire-agent.sock", "address of the SPIFFE Workload API, for --identity=spire")
 	f.StringVar(&o.tunnelAddress, "tunnel-address", ":15008", "address at which other nodes' proxies are served")
 

@@ -71,7 +71,7 @@ func startProxy(t *testing.T, c *fakeController, dir string, flags ...string) *p
 		"--controller", c.address, "--controller-name", serverName, "--ca-file", c.caFile, "--token-file", c.tokenFile,
 		"--store", filepath.Join(dir, "last-good"), "--dns-address", p.dns, "--metrics-address", p.metrics,
 		"--health-address", p.health, "--admin-address", p.admin, "--pod-name", podName, "--node-name", "node-1",
-		"--log-format", "text", "--tunnel-address", at(4),
+		"--log-format", "text", "--tunnel-address", at(4), "--identity-ready-wait", "0s",
 	}, flags...)
 	p.cmd = exec.CommandContext(t.Context(), "/proc/self/exe", args...) //nolint:gosec // the test itself
 	p.cmd.Env = append(os.Environ(), mainVariable+"=1", "GORACE=atexit_sleep_ms=0")

@@ -143,8 +143,17 @@ type Signer struct {
 func NewSigner(c SignerConfig) *Signer { return &Signer{config: c} }
 
 // Sign asks for a certificate of a ServiceAccount that runs on this proxy's node. An error is ErrDenied, wrapped, if the
-// controller says no.
-func (s *Signer) Sign(ctx context.Context, namespace, account string, csr []byte) ([][]byte, error) {
+// controller says no. While controllers are replaced some may certify nobody, so that others are asked at once.
+func (s *Signer) Sign(ctx context.Context, namespace, account string, csr []byte) (chain [][]byte, err error) {
+	for range 4 {
+		if chain, err = s.ask(ctx, namespace, account, csr); status.Code(err) != codes.Unimplemented {
+			break
+		}
+	}
+	return chain, err
+}
+
+func (s *Signer) ask(ctx context.Context, namespace, account string, csr []byte) ([][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, signLimit)
 	defer cancel()
 	conn, err := s.take()

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
@@ -185,5 +190,54 @@ func TestTokensAreReadForEachRequest(t *testing.T) {
 	}
 	if _, err := s.Sign(t.Context(), "shop", "web", csr); !errors.Is(err, ErrDenied) {
 		t.Errorf("with the other token: %v", err)
+	}
+}
+
+// While controllers are replaced, some may be of a version that certifies nobody. The Service leads to any of them.
+func TestControllersThatCertifyNobody(t *testing.T) {
+	ca := newCA(t)
+	c, _ := newCensus(t, time.Hour)
+	old, next := serve(t, ca), serve(t, ca, func(s *ServerConfig) { s.Identities = c })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var led atomic.Int64
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			to := old.addr
+			if led.Add(1) > 3 {
+				to = next.addr
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go func() {
+				defer out.Close()
+				_, _ = io.Copy(out, in)
+			}()
+			go func() {
+				defer in.Close()
+				_, _ = io.Copy(in, out)
+			}()
+		}
+	}()
+	_, csr, err := identity.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signerOf(t, ca, l.Addr().String(), "token-a").Sign(t.Context(), "shop", "web", csr); err != nil || led.Load() != 4 {
+		t.Errorf("after %d connections: %v", led.Load(), err)
+	}
+	led.Store(-1000)
+	if _, err := signerOf(t, ca, l.Addr().String(), "token-a").Sign(t.Context(), "shop", "web", csr); status.Code(err) != codes.Unimplemented {
+		t.Errorf("none of them does: %v", err)
 	}
 }
