@@ -40,6 +40,8 @@ type options struct {
 	trustDomain                                string
 	identityLifetime                           time.Duration
 
+	identity identityOptions
+
 	bypass       string
 	allowFrom    []string
 	antiSpoofing bool
@@ -89,6 +91,11 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.accessReason, "access-client-reason", "code", "how much clients are told of why access was denied: none, code or full")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of SPIFFE IDs (default: the cluster's domain)")
 	f.DurationVar(&o.identityLifetime, "identity-lifetime", time.Hour, "how long proxies take a pod's address for the pod without hearing so again")
+	f.StringVar(&o.identity.mode, "identity", identityTulle, "who certifies identities: tulle (the controllers), spire (proxies ask a SPIFFE Workload API) or off")
+	f.StringVar(&o.identity.secret, "identity-secret", "", "Secret in the mesh's namespace with a CA of your own: tls.crt, tls.key and ca.crt (default one that the controllers make and replace)")
+	f.DurationVar(&o.identity.svidLife, "svid-life", time.Hour, "how long a certificate of an identity lasts; it is renewed at half of that")
+	f.DurationVar(&o.identity.rootLife, "identity-root-life", 8760*time.Hour, "how long a root that the controllers make lasts; it is replaced when a third is left")
+	f.DurationVar(&o.identity.spread, "identity-spread", 5*time.Minute, "how long proxies are given to learn of a new root before anything is signed by it")
 
 	f.StringVar(&o.bypass, "bypass", "report", "calls past the mesh to enforced workloads, in namespaces that say nothing: report, or close by NetworkPolicies")
 	f.StringSliceVar(&o.allowFrom, "bypass-allow-from", nil, "who may call past the mesh everywhere: namespace, namespace/label=value+label=value or CIDR")
@@ -170,6 +177,15 @@ func (o *options) complete() (*command, error) {
 	}
 	if o.sliceSize < 1 || o.sliceSize > 1000 {
 		return nil, fmt.Errorf("--slice-size %d: want 1 to 1000", o.sliceSize)
+	}
+	if c.traefik {
+		o.identity.mode = identityOff // it has none
+	}
+	if c.authority, err = o.identity.authority(c.names.TrustDomain, o.podName); err != nil {
+		return nil, err
+	}
+	if c.authority != nil {
+		o.identityLifetime = min(o.identityLifetime, o.identity.svidLife) // no address is good for longer than a certificate
 	}
 	if c.bypass, err = o.bypassConfig(); err != nil {
 		return nil, err

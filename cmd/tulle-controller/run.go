@@ -55,8 +55,11 @@ type command struct {
 	metrics *prometheus.Registry
 	serving atomic.Pointer[identity.Serving] // set before the server serves
 	ca      *identity.CA                     // owned by push's goroutines, one after the other
-	shown   *webhookCertificate
-	webhook http.Handler
+
+	authority *identity.Authority // nil if others certify identities, or nobody
+	trust     *kube.Trust         // nil if authority is
+	shown     *webhookCertificate
+	webhook   http.Handler
 }
 
 // run is the whole process.
@@ -83,6 +86,7 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 	g.Go(func() error { return c.source.Run(ctx) })
 	g.Go(func() error { return c.loop.Run(ctx) })
 	g.Go(func() error { return c.push(ctx, listeners.push) })
+	g.Go(func() error { return c.keepTrust(ctx) })
 	g.Go(func() error { return c.elector().Run(ctx, c.lead) })
 	g.Go(func() error { return serve(ctx, listeners.health, healthHandler(c.ready)) })
 	g.Go(func() error { return serve(ctx, listeners.metrics, metricsHandler(c.metrics)) })
@@ -104,14 +108,19 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 // wire makes the parts.
 func (c *command) wire() {
 	c.source = kube.NewSource(kube.SourceConfig{Client: c.clients.Read, Dynamic: c.clients.Dynamic, Namespace: c.podNamespace, Pod: c.podName, Log: c.log})
-	c.server = push.NewServer(push.ServerConfig{
+	server := push.ServerConfig{
 		Certificate:   c.certificate,
 		Authenticator: &kube.Authenticator{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
 		Log:           c.log,
-	})
+	}
+	if c.authority != nil {
+		server.Identities = &kube.Identities{Source: c.source, Authority: c.authority}
+	}
+	c.server = push.NewServer(server)
 	c.manager = c.newManager()
 	c.metrics = prometheus.NewRegistry()
 	c.metrics.MustRegister(c.server, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	c.trust = c.newTrust()
 	c.loop = c.newLoop()
 	host := kube.WebhookService + "." + c.podNamespace + ".svc"
 	c.shown = &webhookCertificate{names: []string{host, host + "." + c.clusterDomain}, trusted: c.source.Trusts}
@@ -177,6 +186,12 @@ func (c *command) newLoop() *controller.Controller {
 		Quiet: c.quiet, MaxWait: c.maxWait, IdentityLifetime: c.identityLifetime,
 		Bypass: c.bypass, Policies: &kube.PolicyWriter{Client: c.clients.Policies}, Dial: dial,
 		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
+	}
+	if c.identity.mode != identityOff {
+		config.Trust = c.bundle
+	}
+	if c.authority != nil {
+		config.CAEnds = func() time.Time { return c.authority.Ends(time.Now()) }
 	}
 	if c.traefik {
 		c.engine = &engine{zones: c.names.Zones}

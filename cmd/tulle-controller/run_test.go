@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,6 +30,7 @@ import (
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/firsthop"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/push"
 	"github.com/tulle-mesh/tulle/internal/status"
@@ -65,8 +67,10 @@ func api() *fake.Clientset {
 func pod(name, component, ip string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "tulle-system", Name: name, UID: "uid-p1", Labels: map[string]string{"app.kubernetes.io/name": "tulle", "app.kubernetes.io/component": component}},
-		Spec:       corev1.PodSpec{NodeName: "n1", ServiceAccountName: "tulle-" + component},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+		Spec: corev1.PodSpec{NodeName: "n1", ServiceAccountName: "tulle-" + component, Containers: []corev1.Container{{
+			Name: component, Ports: []corev1.ContainerPort{{Name: "tunnel", ContainerPort: 15008}},
+		}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
 	}
 }
 
@@ -130,14 +134,23 @@ func get(t *testing.T, url string) (int, string) {
 type seen struct {
 	mu       sync.Mutex
 	services map[string]*configv1.Service
+	bundle   *configv1.TrustBundle
+	nodes    map[string]*configv1.NodeProxies
+
+	caFile, tokenFile string
 }
 
 func (s *seen) Apply(u configv1.Update) []configv1.Refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range u.Set {
-		if m, ok := r.Message.(*configv1.Service); ok {
+		switch m := r.Message.(type) {
+		case *configv1.Service:
 			s.services[r.Name] = m
+		case *configv1.TrustBundle:
+			s.bundle = m
+		case *configv1.NodeProxies:
+			s.nodes[r.Name] = m
 		}
 	}
 	return nil
@@ -157,7 +170,7 @@ func proxyOf(t *testing.T, client *fake.Clientset, r replica, token string) *see
 			t.Fatal(err)
 		}
 	}
-	s := &seen{services: map[string]*configv1.Service{}}
+	s := &seen{services: map[string]*configv1.Service{}, nodes: map[string]*configv1.NodeProxies{}, caFile: caFile, tokenFile: tokenFile}
 	p := push.NewClient(push.ClientConfig{
 		Addr: r.listeners.push.Addr().String(), ServerName: "tulle-controller.tulle-system.svc", CAFile: caFile, TokenFile: tokenFile,
 		Applier: s, Log: slog.New(slog.DiscardHandler),
@@ -194,8 +207,10 @@ func TestWhole(t *testing.T) {
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	var proxies []*seen
 	for _, r := range replicas {
 		proxy := proxyOf(t, client, r, "p1")
+		proxies = append(proxies, proxy)
 		eventually(t, "the mesh address of web", func() bool {
 			proxy.mu.Lock()
 			defer proxy.mu.Unlock()
@@ -203,6 +218,7 @@ func TestWhole(t *testing.T) {
 			return web != nil && len(web.Addresses) == 1 && web.Ports[0].TargetPort != 0
 		})
 	}
+	certifies(t, replicas, proxies)
 	eventually(t, "both replicas' proxies are written down", func() bool {
 		m, err := client.CoreV1().ConfigMaps("tulle-system").Get(t.Context(), status.ConfigMap, metav1.GetOptions{})
 		if err != nil {
@@ -257,6 +273,42 @@ func metricsAreDocumented(t *testing.T, r replica) {
 	}
 	if !maps.Equal(documented, served) {
 		t.Errorf("documented: %v\nserved: %v", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(served)))
+	}
+}
+
+// certifies says that what one replica signs for a proxy's node is good by what the other one tells proxies to trust.
+func certifies(t *testing.T, replicas []replica, proxies []*seen) {
+	t.Helper()
+	_, csr, err := identity.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range replicas {
+		here, other := proxies[i], proxies[1-i]
+		signer := push.NewSigner(push.SignerConfig{
+			Addr: r.listeners.push.Addr().String(), ServerName: "tulle-controller.tulle-system.svc", CAFile: here.caFile, TokenFile: here.tokenFile,
+		})
+		defer signer.Close()
+		var chain [][]byte
+		eventually(t, "a certificate", func() bool {
+			chain, err = signer.Sign(t.Context(), "tulle-system", "tulle-proxy", csr)
+			return err == nil
+		})
+		eventually(t, "the trust bundle", func() bool {
+			other.mu.Lock()
+			defer other.mu.Unlock()
+			return other.bundle != nil && slices.Equal(other.nodes["n1"].GetReady(), []string{"10.0.0.1"})
+		})
+		b, err := identity.ParseBundle(other.bundle.GetTrustDomain(), other.bundle.GetRoots())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if peer, err := identity.ParseAndVerify(chain, b, time.Now()); err != nil || peer.ID.String() != "spiffe://cluster.local/ns/tulle-system/sa/tulle-proxy" || peer.Node != "n1" {
+			t.Errorf("certified %+v, %v", peer, err)
+		}
+		if _, err := signer.Sign(t.Context(), "shop", "web", csr); !errors.Is(err, push.ErrDenied) {
+			t.Errorf("an identity that runs nowhere: %v", err)
+		}
 	}
 }
 

@@ -49,7 +49,8 @@ func (w *worker) live(signal, running context.Context) error {
 	}
 }
 
-// getReady waits for a whole config and tells the holder. It returns false if the worker is to end before.
+// getReady waits for a whole config, and a new pod for its identity, too, and tells the holder. It returns false if the
+// worker is to end before.
 func (w *worker) getReady(signal, running context.Context) (bool, error) {
 	if !w.held.Hello.Stopping.IsZero() { // What another worker began to stop, this one may have to serve on for a while.
 		var cancel context.CancelFunc
@@ -68,6 +69,11 @@ func (w *worker) getReady(signal, running context.Context) (bool, error) {
 		return false, nil
 	case <-running.Done():
 		return false, nil
+	}
+	if hello := w.held.Hello; hello.Stopping.IsZero() && hello.Crashes == 0 && !w.client.Status().FromDisk {
+		wait, cancel := context.WithTimeout(signal, w.identityReadyWait)
+		w.identities.awaitOwn(wait)
+		cancel()
 	}
 	if err := w.held.Ready(); err != nil {
 		return false, err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -21,6 +22,9 @@ type options struct {
 
 	controller, controllerName string
 	caFile, tokenFile, store   string
+
+	identity, spireSocket, tunnelAddress string
+	identityReadyWait                    time.Duration
 
 	dnsAddress, metricsAddress, healthAddress, adminAddress string
 
@@ -45,6 +49,11 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.caFile, "ca-file", "/etc/tulle/ca/ca.crt", "CA of the controller's certificate, read at each connect")
 	f.StringVar(&o.tokenFile, "token-file", "/var/run/secrets/tulle/token", "ServiceAccount token for the controller, read at each connect")
 	f.StringVar(&o.store, "store", "/var/lib/tulle/config/last-good", `file that keeps the last good config for a restart of the container; "" = none`)
+
+	f.StringVar(&o.identity, "identity", "tulle", "where identities come from: tulle (the controller), spire (a SPIFFE Workload API) or off")
+	f.DurationVar(&o.identityReadyWait, "identity-ready-wait", time.Minute, "how long a new pod is not ready for want of a certificate of its own")
+	f.StringVar(&o.spireSocket, "spire-socket", "unix:///run/spire/agent-sockets/spire-agent.sock", "address of the SPIFFE Workload API, for --identity=spire")
+	f.StringVar(&o.tunnelAddress, "tunnel-address", ":15008", "address at which other nodes' proxies are served")
 
 	f.StringVar(&o.dnsAddress, "dns-address", ":15053", "address of the mesh DNS, UDP and TCP")
 	f.StringVar(&o.metricsAddress, "metrics-address", ":15020", "address of /metrics")
@@ -84,6 +93,9 @@ func (o *options) complete() error {
 	}
 	if o.controllerName == "" {
 		o.controllerName = host
+	}
+	if !slices.Contains([]string{"tulle", "spire", "off"}, o.identity) {
+		return fmt.Errorf("--identity %q: want tulle, spire or off", o.identity)
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {

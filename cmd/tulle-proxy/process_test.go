@@ -62,7 +62,7 @@ func (b *lockedBuffer) String() string {
 // startProxy starts a proxy of the controller that keeps its config in dir; more flags may follow.
 func startProxy(t *testing.T, c *fakeController, dir string, flags ...string) *proxyProcess {
 	t.Helper()
-	ports := freePorts(t, 4)
+	ports := freePorts(t, 5)
 	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
 	p := &proxyProcess{
 		t: t, dns: at(0), metrics: at(1), health: at(2), admin: at(3), ended: make(chan error, 1), log: &lockedBuffer{},
@@ -71,7 +71,7 @@ func startProxy(t *testing.T, c *fakeController, dir string, flags ...string) *p
 		"--controller", c.address, "--controller-name", serverName, "--ca-file", c.caFile, "--token-file", c.tokenFile,
 		"--store", filepath.Join(dir, "last-good"), "--dns-address", p.dns, "--metrics-address", p.metrics,
 		"--health-address", p.health, "--admin-address", p.admin, "--pod-name", podName, "--node-name", "node-1",
-		"--log-format", "text",
+		"--log-format", "text", "--tunnel-address", at(4), "--identity-ready-wait", "0s",
 	}, flags...)
 	p.cmd = exec.CommandContext(t.Context(), "/proc/self/exe", args...) //nolint:gosec // the test itself
 	p.cmd.Env = append(os.Environ(), mainVariable+"=1", "GORACE=atexit_sleep_ms=0")

@@ -83,7 +83,7 @@ func TestServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, page, _ = bytes.Cut(page, []byte("# Metrics of the proxy's program"))
-	page, _, _ = bytes.Cut(page, []byte("# Metrics of the controller"))
+	page, _, _ = bytes.Cut(page, []byte("# Metrics of identities and tunnels"))
 	documented := regexp.MustCompile("`(tulle_[a-z_]+)`").FindAllSubmatch(page, -1)
 	if len(documented) < 7 {
 		t.Errorf("%d metrics are documented", len(documented))

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
@@ -31,9 +32,12 @@ func (w *worker) stop(running context.Context, since time.Time) {
 	w.log.Info("draining", "after", time.Since(since))
 	drain, cancelDrain := context.WithTimeout(limit, w.drainLimit)
 	defer cancelDrain()
+	var tunnels sync.WaitGroup
+	tunnels.Go(func() { w.identities.drain(drain, w) })
 	if err := w.proxy.Drain(drain); err != nil {
 		w.log.Warn("some connections were cut", "err", err)
 	}
+	tunnels.Wait()
 	w.log.Info("stopped", "after", time.Since(since))
 }
 

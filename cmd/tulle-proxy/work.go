@@ -33,6 +33,8 @@ type worker struct {
 	applied  *applied
 	client   *push.Client
 	dns      *dns.Server
+
+	identities *identities // nil if there are to be none
 }
 
 // work is the worker's life: it serves until ctx is done, then lets go gently. Any part that ends before ends it.
@@ -79,8 +81,12 @@ func (w *worker) start(ctx context.Context, cancel context.CancelCauseFunc) (<-c
 	if err != nil {
 		return nil, err
 	}
+	serveTunnels, err := w.identities.listen(ctx, w)
+	if err != nil {
+		return nil, err
+	}
 	var wg sync.WaitGroup
-	for _, part := range append(w.parts(), serveDNS) {
+	for _, part := range append(w.parts(), serveDNS, serveTunnels, w.identities.run) {
 		wg.Go(func() {
 			if err := part(ctx); err != nil {
 				cancel(err)
@@ -95,8 +101,8 @@ func (w *worker) start(ctx context.Context, cancel context.CancelCauseFunc) (<-c
 	return ended, nil
 }
 
-func (o *options) newWorker(held *holder.Worker) (*worker, error) {
-	w := &worker{options: o, held: held, registry: prometheus.NewRegistry()}
+func (o *options) newWorker(held *holder.Worker) (w *worker, err error) {
+	w = &worker{options: o, held: held, registry: prometheus.NewRegistry()}
 	config := proxy.Config{Sockets: held, Registerer: w.registry, Log: o.log, IdentityWait: o.identityWait, Gateways: gateways()}
 	o.resilience.set(&config)
 	if o.identityWait <= 0 {
@@ -105,8 +111,15 @@ func (o *options) newWorker(held *holder.Worker) (*worker, error) {
 	if o.accessLog {
 		config.AccessLog = meter.NewAccessLog(o.stdout)
 	}
+	if w.identities, err = w.newIdentities(); err != nil {
+		return nil, err
+	}
+	if w.identities != nil {
+		config.Upstream.Tunnels = w.identities.tunnels
+	}
 	w.proxy = proxy.New(config)
-	w.applied = newApplied(w.proxy)
+	w.identities.serve(w)
+	w.applied = newApplied(w.appliers())
 	w.client = push.NewClient(push.ClientConfig{
 		Addr: o.controller, ServerName: o.controllerName, CAFile: o.caFile, TokenFile: o.tokenFile,
 		Applier: w.applied, Store: w.stored(), Log: o.log,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -70,6 +71,7 @@ func writeStatus(w io.Writer, s *status.Status) error {
 	if l.DNS != nil {
 		fmt.Fprintf(t, "dns\t%s (%s, %s %s) %s\n", l.DNS.State, l.DNS.Mode, l.DNS.Kind, l.DNS.Object, l.DNS.Message)
 	}
+	writeIdentity(t, l.Identity)
 	if s.Bypass {
 		fmt.Fprintf(t, "kill switch\ton: mesh names lead past the mesh (tulle dns bypass off)\n")
 	}
@@ -94,6 +96,26 @@ func writeDirect(w io.Writer, workloads []status.Direct) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", d.Workload, d.Mode, bypass.Text(bypass.State(d.State), d.Why, d.Except))
 	}
 	return t.Flush()
+}
+
+func writeIdentity(w io.Writer, i *status.Identity) {
+	switch {
+	case i == nil:
+		fmt.Fprintf(w, "identities\toff: calls between nodes are in the clear\n")
+		return
+	case i.Mode == "spire":
+		fmt.Fprintf(w, "identities\tby SPIRE\n")
+	case i.CAEnds.IsZero():
+		fmt.Fprintf(w, "identities\tno CA that could sign any\n")
+	default:
+		fmt.Fprintf(w, "identities\tthe CA lasts until %s, %d roots are trusted\n", i.CAEnds.Format(time.DateOnly), i.Roots)
+	}
+	if i.PlainNodes > 0 {
+		fmt.Fprintf(w, "in the clear\t%d nodes, whose proxies know of no identities\n", i.PlainNodes)
+	}
+	if i.NodesWithoutProxy > 0 {
+		fmt.Fprintf(w, "without a proxy\t%d nodes: %s\n", i.NodesWithoutProxy, strings.Join(i.WithoutProxy, ", "))
+	}
 }
 
 // writeProxies writes a line for each connected proxy.

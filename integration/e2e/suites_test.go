@@ -27,6 +27,7 @@ func suites() []suite {
 		{name: "flagger", on: []string{nftables}, run: flagger},
 		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
 		{name: "access", on: []string{nftables}, run: accessControl},
+		{name: "tunnels", on: []string{nftables}, run: tunnels},
 		{name: "way around", on: []string{iptables}, run: wayAround},
 		{name: "way around without an engine", on: []string{nftables}, run: noEngine},
 		{name: "push", on: []string{nftables}, run: pushed},

@@ -16,4 +16,8 @@ const (
 
 	atOnce           = time.Second      // a change of policy takes effect
 	identityLifetime = 15 * time.Second // of the access suite: that of a pod's identity
+
+	shortLife  = 20 * time.Second // of the tunnels suite: that of certificates, which are renewed under load
+	outageLife = 3 * time.Minute  // the same: of those that have to do without controllers
+	rootSpread = 20 * time.Second // how long a new root is trusted before it signs
 )

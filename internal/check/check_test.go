@@ -57,6 +57,7 @@ func healthy() status.Status {
 			Pod: "c-1", Version: version.Version, ConfigVersion: "v7",
 			Addresses: status.Addresses{Mode: "dedicated", Services: 3, Assigned: 3, Dedicated: 3, Nodes: 1, Proxies: 1, Ready: 1},
 			DNS:       &status.DNS{Mode: "manage", State: "ok", Object: "kube-system/coredns"},
+			Identity:  &status.Identity{Mode: "tulle", Roots: 1, CAEnds: time.Now().Add(300 * 24 * time.Hour)},
 		},
 		Replicas: []status.Replica{
 			{Pod: "c-1", Version: version.Version, ConfigVersion: "v7", Proxies: []status.Proxy{{Pod: "p-1", Node: "n1", Current: true}}},
@@ -197,6 +198,40 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 		"dns": {
 			status: func(s *status.Status) { s.Leader.DNS = &status.DNS{State: "fighting", Message: "the add-on manager"} },
 			check:  "dns", level: Failed, want: "DNS is fighting: the add-on manager",
+		},
+		"no identities": {
+			status: func(s *status.Status) { s.Leader.Identity = nil },
+			check:  "identities", level: Note, want: "identity.mode is off",
+		},
+		"no CA": {
+			status: func(s *status.Status) { s.Leader.Identity.CAEnds = time.Time{} },
+			check:  "identities", level: Failed, want: "no CA is there to sign identities with",
+		},
+		"the CA ends": {
+			status: func(s *status.Status) { s.Leader.Identity.CAEnds = time.Now().Add(13 * 24 * time.Hour) },
+			check:  "identities", level: Failed, want: "the CA that signs identities ends",
+		},
+		"the CA has ended": {
+			status: func(s *status.Status) { s.Leader.Identity.CAEnds = time.Now().Add(-time.Hour) },
+			check:  "identities", level: Failed, want: "has ended",
+		},
+		"a node without a proxy": {
+			status: func(s *status.Status) {
+				s.Leader.Identity.NodesWithoutProxy, s.Leader.Identity.WithoutProxy = 1, []string{"n7"}
+			},
+			check: "identities", level: Note, want: "can be called from their own node only: n7",
+		},
+		"proxies of the version before": {
+			status: func(s *status.Status) { s.Leader.Identity.PlainNodes = 2 },
+			check:  "identities", level: Note, want: "calls to 2 nodes are in the clear",
+		},
+		"no certificates": {
+			checker: func(c *Checker) { c.Cluster.Ask = inPodsWith(certificatesOf(3, 1, 0)) },
+			check:   "identities", level: Failed, want: "without a valid certificate: p-1 (2 of 3)",
+		},
+		"old certificates": {
+			checker: func(c *Checker) { c.Cluster.Ask = inPodsWith(certificatesOf(3, 3, 2)) },
+			check:   "identities", level: Failed, want: "should have been renewed: p-1 (2, the first ends in",
 		},
 		"kill switch": {status: func(s *status.Status) { s.Bypass = true }, check: "dns", level: Failed, want: "the kill switch is on"},
 		"zone's namespace": {

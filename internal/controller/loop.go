@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
@@ -44,6 +45,10 @@ type Config struct {
 	Avoid time.Duration
 	// IdentityLifetime is how long a proxy takes a pod's address for the pod after it was last told so (default 1 h).
 	IdentityLifetime time.Duration
+	// Trust gives the trust bundle, nil while there is none; itself nil if the mesh has no identities.
+	Trust func() *configv1.TrustBundle
+	// CAEnds says when the CA that signs identities ends, zero while there is none; itself nil if it is somebody else's.
+	CAEnds func() time.Time
 	// DNS gives the state of the stub domain and what is wrong with it, on the leader; may be nil.
 	DNS func() (*status.DNS, []problem.Problem)
 
@@ -185,6 +190,9 @@ func (c *Controller) Lead(ctx context.Context) error {
 // Tell makes the leader report problems and the state again: something that the rounds don't know has changed, such as
 // what DNS gives. Any goroutine may call it.
 func (c *Controller) Tell() { signal(c.toTell) }
+
+// Renew makes a round although no object changed: what Trust gives has. Any goroutine may call it.
+func (c *Controller) Renew() { signal(c.again) }
 
 // ownRef is the object that problems of the mesh itself are said of.
 func (c *Controller) ownRef() problem.Ref {

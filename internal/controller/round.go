@@ -27,7 +27,9 @@ type round struct {
 	found    []problem.Problem // by the topology
 	problems []problem.Problem // all, sorted
 	common   []configv1.Resource
-	version  string // of common
+	version  string              // of common
+	services []configv1.Resource // of common: what the topology says
+	trust    []configv1.Resource // of common: whom proxies know each other by
 	perProxy map[string][]configv1.Resource
 	expires  time.Time         // of the identities in perProxy
 	news     bool              // common or perProxy differ from the round before
@@ -97,14 +99,26 @@ func (c *Controller) build(s Snapshot) (r *round, err error) {
 // makeConfig makes the resources. What cannot differ from the last round's is taken from there: when a proxy is replaced
 // there is a round for every tenth of a second of writing slices, and all that may come of it is one proxy's InSlices.
 func (c *Controller) makeConfig(r, last *round, sameTopology bool) (err error) {
-	if sameTopology && r.snapshot.Bypass == last.snapshot.Bypass && r.assigned.Equal(last.assigned) {
-		r.common, r.version = last.common, last.version
+	sameServices := sameTopology && r.snapshot.Bypass == last.snapshot.Bypass && r.assigned.Equal(last.assigned)
+	if sameServices {
+		r.services = last.services
 	} else {
 		names := c.ProxyConfig
 		names.DNSBypass = names.DNSBypass || r.snapshot.Bypass
-		if r.common, err = proxyconfig.Build(names, r.topology, r.assigned); err != nil {
+		if r.services, err = proxyconfig.Build(names, r.topology, r.assigned); err != nil {
 			return fmt.Errorf("build config: %w", err)
 		}
+	}
+	if c.Trust != nil {
+		if r.trust, err = proxyconfig.Trust(c.Trust(), r.snapshot.Proxies); err != nil {
+			return fmt.Errorf("build config of trust: %w", err)
+		}
+	}
+	if sameServices && slices.EqualFunc(r.trust, last.trust, sameResource) {
+		r.common, r.version = last.common, last.version
+	} else {
+		r.common = slices.Concat(r.services, r.trust)
+		slices.SortFunc(r.common, func(a, b configv1.Resource) int { return a.Compare(b.Key) })
 		r.version, r.news = versionOf(r.common), true
 	}
 	r.expires = c.expiry(last, time.Now())
@@ -137,6 +151,8 @@ func (c *Controller) untilRenewal() time.Duration {
 	}
 	return max(time.Until(last.expires)-c.IdentityLifetime/2, 0)
 }
+
+func sameResource(a, b configv1.Resource) bool { return a.Key == b.Key && a.Version == b.Version }
 
 // makeEngineConfig makes the Engine's config, if there is one, unless it can't differ from the last round's.
 func (c *Controller) makeEngineConfig(r, last *round, sameTopology bool) (err error) {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -110,7 +111,10 @@ func (c *Controller) dns() (*status.DNS, []problem.Problem) {
 }
 
 func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.Problem) status.Leader {
-	doc := status.Leader{Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r), Direct: c.known().workloads}
+	doc := status.Leader{
+		Pod: c.Pod, Version: c.Version, ConfigVersion: r.version, DNS: dns, ProblemCount: len(problems), Addresses: c.addresses(r),
+		Identity: c.identity(r), Direct: c.known().workloads,
+	}
 	if c.Engine != nil {
 		doc.Engine = new(c.Engine.Status())
 	}
@@ -123,6 +127,40 @@ func (c *Controller) leaderStatus(r *round, dns *status.DNS, problems []problem.
 		doc.Problems = append(doc.Problems, status.FromProblem(p))
 	}
 	return doc
+}
+
+// identity says by what proxies know each other; nil if they don't, as those of another engine.
+func (c *Controller) identity(r *round) *status.Identity {
+	if c.Trust == nil || c.Engine != nil {
+		return nil
+	}
+	out := &status.Identity{Mode: "spire", Roots: len(c.Trust().GetRoots())}
+	if c.CAEnds != nil {
+		out.Mode, out.CAEnds = "tulle", c.CAEnds().UTC().Truncate(time.Second)
+	}
+	ready, tunnels := map[string]bool{}, map[string]bool{} // by node
+	for _, p := range r.snapshot.Proxies {
+		if p.Ready {
+			ready[p.Node], tunnels[p.Node] = true, tunnels[p.Node] || p.Tunnels
+		}
+	}
+	nodes := map[string]bool{} // with pods
+	for _, caller := range r.topology.Callers {
+		nodes[caller.Node] = true
+	}
+	for _, node := range slices.Sorted(maps.Keys(nodes)) {
+		switch {
+		case tunnels[node]:
+			continue
+		case ready[node]:
+			out.PlainNodes++
+			continue
+		}
+		if out.NodesWithoutProxy++; len(out.WithoutProxy) < status.MaxNodes {
+			out.WithoutProxy = append(out.WithoutProxy, node)
+		}
+	}
+	return out
 }
 
 // addresses counts the mesh addresses of a round.

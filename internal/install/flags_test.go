@@ -16,10 +16,11 @@ import (
 // Every flag of the commands is set by a value, by the pod's environment, or is in this list with a reason; and the chart
 // gives no flag that the command doesn't have.
 func TestChartAndFlagsAgree(t *testing.T) {
-	// What the chart's own Services, probes and volumes depend on can't be changed by a value.
+	// What the chart's own Services, probes and volumes depend on can't be changed by a value. The socket's name is a
+	// value with identity.mode spire only.
 	fixed := map[string][]string{
 		"tulle-controller": {"push-address", "metrics-address", "health-address", "admin-address", "traefik-address", "kubeconfig"},
-		"tulle-proxy":      {"controller-name", "ca-file", "token-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
+		"tulle-proxy":      {"spire-socket", "tunnel-address", "controller-name", "ca-file", "token-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
 	}
 	r := render(t, everything)
 	var controller appsv1.Deployment

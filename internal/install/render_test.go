@@ -44,6 +44,8 @@ controller:
   extraArgs: [--log-level=debug]
 proxy: {accessLog: true, podLabels: {team: mesh}, podAnnotations: {note: proxy}, image: {tag: v9}}
 criticalPodsQuota: true
+trustDomain: shop.example
+identity: {ca: {secret: corp-ca}}
 bypass: {default: close, allowFrom: [ingress-nginx, "monitoring/app=prometheus+tier=x", 10.9.0.0/24]}
 dns: {restart: true, openshift: true, configMaps: [{namespace: kube-system, name: coredns, key: Corefile}, {namespace: kube-system, name: coredns-custom}, {namespace: dns, name: node}]}
 webhook: {allowFrom: [10.0.0.0/24]}
@@ -552,5 +554,43 @@ func write(t *testing.T, name, data string) {
 	t.Helper()
 	if err := os.WriteFile(name, []byte(data), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Who may read the CA's key is one Role, by the Secret's exact name; somebody else's CA is not written to.
+func TestIdentityModes(t *testing.T) {
+	for _, tc := range []struct {
+		values, secret, verbs string
+		role, tunnel, spire   bool
+	}{
+		{values: "{}", secret: "tulle-identity-ca", verbs: "get update", role: true, tunnel: true},
+		{values: "identity: {ca: {secret: corp-ca}}", secret: "corp-ca", verbs: "get", role: true, tunnel: true},
+		{values: "identity: {mode: spire}", tunnel: true, spire: true},
+		{values: "identity: {mode: \"off\"}"},
+		{values: "proxy: {engine: traefik}"},
+		{values: "{proxy: {engine: traefik}, identity: {mode: spire}}"},
+	} {
+		r := render(t, tc.values)
+		var role *rbacv1.Role
+		for _, o := range r.Objects {
+			if o.GetKind() == "Role" && o.GetName() == "tulle-identity" {
+				role = &rbacv1.Role{}
+				typed(t, o, role)
+			}
+		}
+		if (role != nil) != tc.role {
+			t.Errorf("%s: a role: %v", tc.values, role != nil)
+		} else if role != nil {
+			if rule := role.Rules[0]; !slices.Equal(rule.ResourceNames, []string{tc.secret}) || strings.Join(rule.Verbs, " ") != tc.verbs {
+				t.Errorf("%s: may %v %v", tc.values, rule.Verbs, rule.ResourceNames)
+			}
+		}
+		var proxy appsv1.DaemonSet
+		typed(t, find(t, r, "DaemonSet", "tulle-proxy"), &proxy)
+		tunnel := slices.ContainsFunc(proxy.Spec.Template.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.ContainerPort == 15008 })
+		spire := slices.ContainsFunc(proxy.Spec.Template.Spec.Volumes, func(v corev1.Volume) bool { return v.CSI != nil && v.CSI.Driver == "csi.spiffe.io" })
+		if tunnel != tc.tunnel || spire != tc.spire {
+			t.Errorf("%s: tunnel %v, SPIRE's socket %v", tc.values, tunnel, spire)
+		}
 	}
 }

@@ -30,9 +30,22 @@ func (s *Source) proxies() []shadow.Proxy {
 		out = append(out, shadow.Proxy{
 			Pod: p.Name, UID: string(p.UID), Node: p.Spec.NodeName, Zone: s.zone(p.Spec.NodeName),
 			Addresses: podAddresses(p), Ready: p.DeletionTimestamp == nil && isReady(p),
+			Tunnels: servesTunnels(p),
 		})
 	}
 	return out
+}
+
+// servesTunnels says that a proxy has the port by which it says so. One with an engine of others has none.
+func servesTunnels(p *corev1.Pod) bool {
+	for _, c := range p.Spec.Containers {
+		for _, port := range c.Ports {
+			if port.Name == "tunnel" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func isReady(p *corev1.Pod) bool {

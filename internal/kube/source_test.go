@@ -169,10 +169,11 @@ func TestProxies(t *testing.T) {
 	ending.DeletionTimestamp, ending.Finalizers = &now, []string{"x/y"}
 	done.Status.Phase = corev1.PodFailed
 	other.Labels["app.kubernetes.io/component"] = "controller"
+	ready.Spec.Containers = []corev1.Container{{Name: "proxy", Image: "x", Ports: []corev1.ContainerPort{{Name: "health", ContainerPort: 15021}, {Name: "tunnel", ContainerPort: 15008}}}}
 	c := newCluster(t, ready, ending, done, other, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"topology.kubernetes.io/zone": "z1"}}})
 	c.start()
 	got := c.source.Snapshot().Proxies
-	if len(got) != 2 || got[0].Pod != "p1" || !got[0].Ready || got[0].Zone != "z1" || got[0].Addresses[0].String() != "10.0.0.1" || got[1].Ready {
+	if len(got) != 2 || got[0].Pod != "p1" || !got[0].Ready || got[0].Zone != "z1" || got[0].Addresses[0].String() != "10.0.0.1" || got[1].Ready || !got[0].Tunnels || got[1].Tunnels {
 		t.Errorf("proxies: %+v", got)
 	}
 	ready = ready.DeepCopy()

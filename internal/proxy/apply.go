@@ -20,6 +20,7 @@ func (p *Proxy) Apply(u configv1.Update) []configv1.Refusal {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.newChange()
+	c.setNodes(u)        // before anything goes there
 	c.setPolicies(u.Set) // before the endpoints that they protect
 	for _, r := range u.Set {
 		if err := c.set(r); err != nil {
@@ -33,6 +34,7 @@ func (p *Proxy) Apply(u configv1.Update) []configv1.Refusal {
 		c.refuse(u, b)
 	}
 	c.commit()
+	c.forgetCallers()
 	p.gate.Remove(c.unprotected) // after the endpoints that they protected
 	p.gate.Recheck()
 	return c.refused
@@ -69,6 +71,7 @@ type change struct {
 	settled  []string         // services that are gone
 
 	unprotected []string // policies that are gone
+	newCallers  bool     // who runs on this node may have changed
 }
 
 func (p *Proxy) newChange() *change {
@@ -117,6 +120,8 @@ func (c *change) set(r configv1.Resource) error {
 		return c.setService(r.Name, m)
 	case *configv1.Proxy:
 		return c.setProxy(m)
+	case *configv1.NodeProxies: // in use already
+	case *configv1.TrustBundle: // for those who check certificates
 	default:
 		return fmt.Errorf("resources of type %q are unknown", r.Type)
 	}
@@ -128,7 +133,7 @@ func (c *change) setProxy(m *configv1.Proxy) error {
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
-	c.next.proxy = m
+	c.next.proxy, c.newCallers = m, true
 	c.table.Callers, c.table.PodRanges = route.Callers(m.GetCallers()), ranges
 	for _, caller := range c.table.Callers {
 		caller.Share = c.p.share.Account(caller.Namespace)
@@ -195,7 +200,7 @@ func (c *change) remove(k configv1.Key) {
 	case configv1.PolicyType:
 		c.unprotected = append(c.unprotected, k.Name)
 	case configv1.ProxyType:
-		c.next.proxy = nil
+		c.next.proxy, c.newCallers = nil, true
 		c.table.Callers = nil
 	}
 }

@@ -83,7 +83,8 @@ type state struct {
 	services  map[string]*configv1.Service
 	endpoints map[string]*configv1.Endpoints
 	open      map[socket]claim
-	changed   chan struct{} // closed once there is a newer state
+	nodes     map[string]upstream.Reach // those with a proxy; none if the mesh has no identities
+	changed   chan struct{}             // closed once there is a newer state
 }
 
 // New returns a Proxy that has no config yet.
@@ -103,7 +104,7 @@ func New(c Config) *Proxy {
 	p.strangers = p.share.Account("")
 	p.now.Store(&state{
 		table: &route.Table{Services: map[string]*route.Service{}}, services: map[string]*configv1.Service{},
-		endpoints: map[string]*configv1.Endpoints{}, open: map[socket]claim{}, changed: make(chan struct{}),
+		endpoints: map[string]*configv1.Endpoints{}, open: map[socket]claim{}, nodes: map[string]upstream.Reach{}, changed: make(chan struct{}),
 	})
 	table := func() *route.Table { return p.now.Load().table }
 	current := func() (*route.Table, <-chan struct{}) {

@@ -95,7 +95,7 @@ func endpointsOf(s *topology.Service) *configv1.Endpoints {
 		for _, e := range p.Endpoints {
 			ep.Endpoints = append(ep.Endpoints, &configv1.Endpoint{
 				Address: e.Address.String(), Port: uint32(e.Port), Draining: e.Draining, Node: e.Node, Zone: e.Zone, Pod: e.Pod,
-				Workload: e.Workload.String(), Protected: e.Protected,
+				Workload: e.Workload.String(), Protected: e.Protected, HostNetwork: e.HostNetwork,
 			})
 		}
 		m.Ports = append(m.Ports, ep)

@@ -23,7 +23,11 @@ const maxResponse = maxResource + chunkBytes + 1<<20
 func (c *Client) connect(ctx context.Context) (answered bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, err := c.dial()
+	token, err := os.ReadFile(c.config.TokenFile)
+	if err != nil {
+		return false, fmt.Errorf("read token: %w", err)
+	}
+	conn, err := dial(c.config.Addr, c.config.ServerName, c.config.CAFile, bearer(strings.TrimSpace(string(token))))
 	if err != nil {
 		return false, err
 	}
@@ -39,26 +43,22 @@ func (c *Client) connect(ctx context.Context) (answered bool, err error) {
 	return f.answered, nil
 }
 
-// dial makes a connection for one stream, with the CA and token of this moment. The controller must show a certificate
-// of that CA for the configured name; there is no way around it.
-func (c *Client) dial() (*grpc.ClientConn, error) {
-	pem, err := os.ReadFile(c.config.CAFile)
+// dial makes a connection, with the CA and token of this moment. The controller must show a certificate of that CA for
+// the name; there is no way around it.
+func dial(addr, serverName, caFile string, token credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
+	pem, err := os.ReadFile(caFile)
 	if err != nil {
 		return nil, fmt.Errorf("read CA: %w", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read CA: no certificate in %s", c.config.CAFile)
+		return nil, fmt.Errorf("read CA: no certificate in %s", caFile)
 	}
-	token, err := os.ReadFile(c.config.TokenFile)
-	if err != nil {
-		return nil, fmt.Errorf("read token: %w", err)
-	}
-	conn, err := grpc.NewClient("passthrough:///"+c.config.Addr,
+	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-			MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: c.config.ServerName,
+			MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: serverName,
 		})),
-		grpc.WithPerRPCCredentials(bearer(strings.TrimSpace(string(token)))),
+		grpc.WithPerRPCCredentials(token),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
 		}),
@@ -69,7 +69,7 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", c.config.Addr, err)
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	return conn, nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,9 +27,12 @@ type pods struct {
 	mu   sync.Mutex
 	gone map[string]chan struct{} // by UID
 	down bool
+
+	judged atomic.Int64
 }
 
 func (p *pods) Authenticate(_ context.Context, token string) (Peer, error) {
+	p.judged.Add(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.down {

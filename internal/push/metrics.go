@@ -10,6 +10,7 @@ import (
 // counts are what a Server counts over its life.
 type counts struct {
 	denied, nacks, resources, removals atomic.Uint64
+	signed, unsigned                   atomic.Uint64
 	published                          atomic.Int64 // when the config last changed, Unix nanoseconds
 }
 
@@ -48,6 +49,8 @@ func (s *Server) metrics(now time.Time) []metric {
 		},
 		{"tulle_controller_push_nacks_total", "Responses that a proxy refused in part or as a whole.", counter, of(&s.counts.nacks)},
 		{"tulle_controller_push_denied_total", "Streams and requests that were refused.", counter, of(&s.counts.denied)},
+		{"tulle_controller_identities_signed_total", "Certificates of identities that proxies were given.", counter, of(&s.counts.signed)},
+		{"tulle_controller_identities_denied_total", "Certificates that proxies asked for and may not have.", counter, of(&s.counts.unsigned)},
 		{"tulle_controller_push_resources_total", "Resources sent to proxies.", counter, of(&s.counts.resources)},
 		{"tulle_controller_push_removals_total", "Removals sent to proxies.", counter, of(&s.counts.removals)},
 	}

@@ -48,5 +48,8 @@ type Applier interface {
 // order is the order in which types are sent and asked for: what is pointed at comes before what points at it.
 // Removals travel in the opposite order.
 func order() []string {
-	return []string{configv1.MeshType, configv1.PolicyType, configv1.EndpointsType, configv1.ServiceType, configv1.ProxyType}
+	return []string{
+		configv1.MeshType, configv1.TrustBundleType, configv1.NodeProxiesType, configv1.PolicyType, configv1.EndpointsType,
+		configv1.ServiceType, configv1.ProxyType,
+	}
 }

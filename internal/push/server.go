@@ -32,12 +32,14 @@ const (
 	admissionTime = 5 * time.Second
 )
 
-// ServerConfig is what a Server needs. All but Retry and ReauthenticateAfter is required.
+// ServerConfig is what a Server needs. All but Identities, Retry and ReauthenticateAfter is required.
 type ServerConfig struct {
 	// Certificate returns the certificate to show, see identity.Serving.
 	Certificate   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	Authenticator Authenticator
 	Log           *slog.Logger
+	// Identities certifies identities; nil = nobody does.
+	Identities Identities
 	// Retry is the first wait until a refused resource is offered again unchanged; 0 = 10 s.
 	Retry time.Duration
 	// ReauthenticateAfter ends connections so that proxies come back with a fresh token, and spread over the replicas
@@ -57,6 +59,7 @@ type Server struct {
 	stop    chan struct{} // closed when Serve ends
 	workers sync.WaitGroup
 	counts  counts
+	tokens  tokens
 
 	publishing sync.Mutex // guards making the next snapshot
 	maker      maker
@@ -72,7 +75,7 @@ func NewServer(config ServerConfig) *Server {
 		config.ReauthenticateAfter = time.Hour
 	}
 	return &Server{
-		config: config, streams: streams{m: map[*stream]struct{}{}},
+		config: config, streams: streams{m: map[*stream]struct{}{}}, tokens: tokens{m: map[string]judgement{}},
 		auth: make(chan struct{}, authenticating), admits: make(chan struct{}, admitting), changed: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 }
@@ -104,7 +107,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			MinVersion: tls.VersionTLS13, GetCertificate: s.config.Certificate,
 		})),
 		grpc.MaxRecvMsgSize(maxRequest),
-		grpc.MaxConcurrentStreams(2*streamsPerPeer),
+		grpc.MaxConcurrentStreams(4*streamsPerPeer),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
@@ -114,6 +117,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}),
 	)
 	discovery.RegisterAggregatedDiscoveryServiceServer(g, s)
+	g.RegisterService(identityService(), s)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
 

@@ -32,7 +32,7 @@ type Store struct{ Path string }
 
 // storable are the types that may be on disk.
 func storable() []string {
-	return []string{configv1.MeshType, configv1.PolicyType, configv1.EndpointsType, configv1.ServiceType, configv1.ProxyType}
+	return order()
 }
 
 // Save replaces the stored config. A reader sees the old file or the new one, never a part.

@@ -81,16 +81,25 @@ func (s *Server) DeltaAggregatedResources(ads adsStream) error {
 	return err
 }
 
-// authenticate judges the bearer token of a stream.
-func (s *Server) authenticate(ctx context.Context) (Peer, error) {
+// bearerOf returns the token of a call.
+func bearerOf(ctx context.Context) (string, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) != 1 {
-		return Peer{}, status.Error(codes.Unauthenticated, "one authorization is needed")
+		return "", status.Error(codes.Unauthenticated, "one authorization is needed")
 	}
 	token, ok := strings.CutPrefix(values[0], "Bearer ")
 	if !ok || token == "" {
-		return Peer{}, status.Error(codes.Unauthenticated, "a bearer token is needed")
+		return "", status.Error(codes.Unauthenticated, "a bearer token is needed")
+	}
+	return token, nil
+}
+
+// authenticate judges the bearer token of a call.
+func (s *Server) authenticate(ctx context.Context) (Peer, error) {
+	token, err := bearerOf(ctx)
+	if err != nil {
+		return Peer{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, authTimeout)
 	defer cancel()

@@ -75,6 +75,7 @@ type Proxy struct {
 	Zone      string
 	Addresses []netip.Addr
 	Ready     bool // ready and not terminating
+	Tunnels   bool // it serves other nodes' proxies
 }
 
 // State is what the mesh's namespace holds: the shadow Services and their slices, by label.

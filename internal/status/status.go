@@ -50,6 +50,8 @@ type Leader struct {
 	Engine        *Engine   `json:"engine,omitempty"` // nil: the mesh's own proxy
 	// Direct says of every enforced workload whether it can be called past the mesh; by workload.
 	Direct []Direct `json:"direct,omitempty"`
+	// Identity is nil if the mesh has no identities.
+	Identity *Identity `json:"identity,omitempty"`
 	// ProblemCount counts all problems, also those that found no room in Problems.
 	ProblemCount int       `json:"problemCount"`
 	Problems     []Problem `json:"problems,omitempty"` // sorted
@@ -66,6 +68,23 @@ type Addresses struct {
 	Proxies   int    `json:"proxies"`   // proxy pods that are neither done nor terminating
 	Ready     int    `json:"ready"`     // ready ones of them
 }
+
+// Identity is by what the proxies of the nodes know each other.
+type Identity struct {
+	Mode  string `json:"mode"`  // tulle or spire: the value identity.mode
+	Roots int    `json:"roots"` // that are trusted; 0 with SPIRE, which says it to the proxies itself
+	// CAEnds is when the CA that signs now ends; zero if there is none, or with SPIRE.
+	CAEnds time.Time `json:"caEnds,omitzero"`
+	// WithoutProxy are nodes with pods and without a ready proxy, by name, at most MaxNodes of NodesWithoutProxy: protected
+	// pods there can be called from their own node only.
+	WithoutProxy      []string `json:"withoutProxy,omitempty"`
+	NodesWithoutProxy int      `json:"nodesWithoutProxy"`
+	// PlainNodes is how many nodes have a ready proxy, and none that knows of identities: calls there are in the clear.
+	PlainNodes int `json:"plainNodes,omitempty"`
+}
+
+// MaxNodes bounds how many nodes are written down by name.
+const MaxNodes = 20
 
 // Engine is a proxy that is not the mesh's own.
 type Engine struct {

@@ -121,13 +121,13 @@ func (b *builder) endpoint(slice *discoveryv1.EndpointSlice, in *discoveryv1.End
 	pod := b.podOf(slice, in, addr)
 	switch {
 	case pod != nil && pod.Namespace == slice.Namespace:
-		e.Pod, e.Node = pod.Name, cmp.Or(e.Node, pod.Spec.NodeName)
+		e.Pod, e.Node = pod.Name, cmp.Or(pod.Spec.NodeName, e.Node)
 	case namesPod(slice, in):
 		e.Pod = in.TargetRef.Name
 	}
 	e.Workload = Name{slice.Namespace, account}
 	if pod != nil {
-		e.Workload = workloadName(pod)
+		e.Workload, e.HostNetwork = workloadName(pod), pod.Spec.HostNetwork
 	}
 	e.Protected = b.access.of(e.Workload) != AccessOff
 	return e, e.Draining || isTrue(in.Conditions.Ready, true)

@@ -155,6 +155,8 @@ type Endpoint struct {
 	// given no identity.
 	Workload  Name
 	Protected bool // calls to the workload are audited or enforced
+	// HostNetwork says that the pod is on its node's own network.
+	HostNetwork bool
 }
 
 // Caller is a pod that may call through the mesh.

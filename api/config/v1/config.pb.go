@@ -1187,7 +1187,10 @@ type Endpoint struct {
 	// account is empty for endpoints that are no pods and were given no identity. Empty as a whole if nothing is known.
 	Workload string `protobuf:"bytes,7,opt,name=workload,proto3" json:"workload,omitempty"`
 	// There must be a Policy for the workload: without one, everything is denied.
-	Protected     bool `protobuf:"varint,8,opt,name=protected,proto3" json:"protected,omitempty"`
+	Protected bool `protobuf:"varint,8,opt,name=protected,proto3" json:"protected,omitempty"`
+	// The pod is on its node's own network: the address is that of everything there, so that no proxy can say for other nodes
+	// what is behind it.
+	HostNetwork   bool `protobuf:"varint,9,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1274,6 +1277,13 @@ func (x *Endpoint) GetWorkload() string {
 func (x *Endpoint) GetProtected() bool {
 	if x != nil {
 		return x.Protected
+	}
+	return false
+}
+
+func (x *Endpoint) GetHostNetwork() bool {
+	if x != nil {
+		return x.HostNetwork
 	}
 	return false
 }
@@ -1943,6 +1953,236 @@ func (x *Rejection) GetBusyUdp() bool {
 	return false
 }
 
+// TrustBundle is what SVIDs are known by. There is one, named "trust-bundle"; without it the mesh has no identities.
+type TrustBundle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What SPIFFE IDs begin with, e.g. "cluster.local".
+	TrustDomain string `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// X.509 certificates in DER.
+	Roots         [][]byte `protobuf:"bytes,2,rep,name=roots,proto3" json:"roots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustBundle) Reset() {
+	*x = TrustBundle{}
+	mi := &file_config_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustBundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustBundle) ProtoMessage() {}
+
+func (x *TrustBundle) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
+func (*TrustBundle) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *TrustBundle) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *TrustBundle) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+// NodeProxies are the proxies of one node, by whose name they go: who carries connections to its pods, and from them.
+type NodeProxies struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses (IP literals) of those that are ready, the newest first: where tunnels to the node's pods lead.
+	Ready []string `protobuf:"bytes,1,rep,name=ready,proto3" json:"ready,omitempty"`
+	// Addresses of all that exist, where tunnels from the node's pods may come from.
+	All []string `protobuf:"bytes,2,rep,name=all,proto3" json:"all,omitempty"`
+	// None that is ready takes tunnels, and one is ready that never will: it is of a version, or has settings, without
+	// identities. The node's pods are called as they are, as that one's own calls are: that is so while an upgrade, or the
+	// way back, is under way.
+	Plain         bool `protobuf:"varint,3,opt,name=plain,proto3" json:"plain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeProxies) Reset() {
+	*x = NodeProxies{}
+	mi := &file_config_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeProxies) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeProxies) ProtoMessage() {}
+
+func (x *NodeProxies) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeProxies.ProtoReflect.Descriptor instead.
+func (*NodeProxies) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *NodeProxies) GetReady() []string {
+	if x != nil {
+		return x.Ready
+	}
+	return nil
+}
+
+func (x *NodeProxies) GetAll() []string {
+	if x != nil {
+		return x.All
+	}
+	return nil
+}
+
+func (x *NodeProxies) GetPlain() bool {
+	if x != nil {
+		return x.Plain
+	}
+	return false
+}
+
+// SignRequest asks for an SVID of a ServiceAccount that runs on the asking proxy's node. It is a call of its own
+// (tulle.config.v1.Identity/Sign), never a resource.
+type SignRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Namespace      string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	ServiceAccount string                 `protobuf:"bytes,2,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	// A PKCS #10 request in DER, of which only the key counts.
+	Csr           []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignRequest) Reset() {
+	*x = SignRequest{}
+	mi := &file_config_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignRequest) ProtoMessage() {}
+
+func (x *SignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignRequest.ProtoReflect.Descriptor instead.
+func (*SignRequest) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SignRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *SignRequest) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+func (x *SignRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+// SignResponse is an X.509-SVID.
+type SignResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In DER, the SVID first, without the root.
+	Chain         [][]byte `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignResponse) Reset() {
+	*x = SignResponse{}
+	mi := &file_config_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignResponse) ProtoMessage() {}
+
+func (x *SignResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_config_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignResponse.ProtoReflect.Descriptor instead.
+func (*SignResponse) Descriptor() ([]byte, []int) {
+	return file_config_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SignResponse) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
 var File_config_proto protoreflect.FileDescriptor
 
 const file_config_proto_rawDesc = "" +
@@ -2014,7 +2254,7 @@ const file_config_proto_rawDesc = "" +
 	"\fEndpointPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x10\n" +
 	"\x03udp\x18\x02 \x01(\bR\x03udp\x127\n" +
-	"\tendpoints\x18\x03 \x03(\v2\x19.tulle.config.v1.EndpointR\tendpoints\"\xc8\x01\n" +
+	"\tendpoints\x18\x03 \x03(\v2\x19.tulle.config.v1.EndpointR\tendpoints\"\xeb\x01\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
@@ -2023,7 +2263,8 @@ const file_config_proto_rawDesc = "" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x10\n" +
 	"\x03pod\x18\x06 \x01(\tR\x03pod\x12\x1a\n" +
 	"\bworkload\x18\a \x01(\tR\bworkload\x12\x1c\n" +
-	"\tprotected\x18\b \x01(\bR\tprotected\"\xe5\x01\n" +
+	"\tprotected\x18\b \x01(\bR\tprotected\x12!\n" +
+	"\fhost_network\x18\t \x01(\bR\vhostNetwork\"\xe5\x01\n" +
 	"\x06Policy\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
 	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12/\n" +
@@ -2077,7 +2318,20 @@ const file_config_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1b\n" +
 	"\tbusy_port\x18\x05 \x01(\rR\bbusyPort\x12\x19\n" +
-	"\bbusy_udp\x18\x06 \x01(\bR\abusyUdp*V\n" +
+	"\bbusy_udp\x18\x06 \x01(\bR\abusyUdp\"F\n" +
+	"\vTrustBundle\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x14\n" +
+	"\x05roots\x18\x02 \x03(\fR\x05roots\"K\n" +
+	"\vNodeProxies\x12\x14\n" +
+	"\x05ready\x18\x01 \x03(\tR\x05ready\x12\x10\n" +
+	"\x03all\x18\x02 \x03(\tR\x03all\x12\x14\n" +
+	"\x05plain\x18\x03 \x01(\bR\x05plain\"f\n" +
+	"\vSignRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
+	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12\x10\n" +
+	"\x03csr\x18\x03 \x01(\fR\x03csr\"$\n" +
+	"\fSignResponse\x12\x14\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain*V\n" +
 	"\fReasonDetail\x12\x16\n" +
 	"\x12REASON_DETAIL_CODE\x10\x00\x12\x16\n" +
 	"\x12REASON_DETAIL_NONE\x10\x01\x12\x16\n" +
@@ -2121,7 +2375,7 @@ func file_config_proto_rawDescGZIP() []byte {
 }
 
 var file_config_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_config_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_config_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_config_proto_goTypes = []any{
 	(ReasonDetail)(0),      // 0: tulle.config.v1.ReasonDetail
 	(Protocol)(0),          // 1: tulle.config.v1.Protocol
@@ -2150,6 +2404,10 @@ var file_config_proto_goTypes = []any{
 	(*Caller)(nil),         // 24: tulle.config.v1.Caller
 	(*Rejections)(nil),     // 25: tulle.config.v1.Rejections
 	(*Rejection)(nil),      // 26: tulle.config.v1.Rejection
+	(*TrustBundle)(nil),    // 27: tulle.config.v1.TrustBundle
+	(*NodeProxies)(nil),    // 28: tulle.config.v1.NodeProxies
+	(*SignRequest)(nil),    // 29: tulle.config.v1.SignRequest
+	(*SignResponse)(nil),   // 30: tulle.config.v1.SignResponse
 }
 var file_config_proto_depIdxs = []int32{
 	7,  // 0: tulle.config.v1.Mesh.shared_listeners:type_name -> tulle.config.v1.SharedListener
@@ -2192,7 +2450,7 @@ func file_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_config_proto_rawDesc), len(file_config_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   21,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

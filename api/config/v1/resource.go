@@ -14,13 +14,16 @@ import (
 // TypePrefix precedes a message's full name in a type URL.
 const TypePrefix = "type.googleapis.com/"
 
-// The type URLs of the resources, in the order in which a proxy subscribes to them.
+// The type URLs of the resources.
 const (
 	MeshType      = TypePrefix + "tulle.config.v1.Mesh"
 	PolicyType    = TypePrefix + "tulle.config.v1.Policy"
 	EndpointsType = TypePrefix + "tulle.config.v1.Endpoints"
 	ServiceType   = TypePrefix + "tulle.config.v1.Service"
 	ProxyType     = TypePrefix + "tulle.config.v1.Proxy"
+
+	TrustBundleType = TypePrefix + "tulle.config.v1.TrustBundle"
+	NodeProxiesType = TypePrefix + "tulle.config.v1.NodeProxies"
 )
 
 // TypeURL returns the type URL of m.

@@ -30,7 +30,21 @@ func (x *Exchange) judge(ctx context.Context, e *upstream.Endpoint) error {
 // Call is what access control judges of a call to an endpoint. It is valid as long as the exchange lasts.
 func (x *Exchange) Call(e *upstream.Endpoint) policy.Call {
 	x.seen = access.Request{Method: x.Method, Path: x.Path, Host: x.Host, Values: x.Values, EncodedSlash: x.Port.EncodedSlash}
-	return policy.Call{Peer: policy.Peer{Address: x.Client.Addr}, Port: x.Port, Endpoint: e, Request: &x.seen}
+	return policy.Call{Peer: x.peer(), Port: x.Port, Endpoint: e, Request: &x.seen}
+}
+
+func (x *Exchange) peer() policy.Peer {
+	return policy.Peer{Address: x.Client.Addr, Tunnel: x.Client.Binding.Tunnel}
+}
+
+// way says how an endpoint is reached for the client.
+func (x *Exchange) way(e *upstream.Endpoint) (*upstream.Way, error) {
+	if e.Near() || x.Client.Binding.Tunnel != nil {
+		return e.Direct(), nil
+	}
+	return e.Way(x.Mesh.Gate.Caller(x.peer()), upstream.Use{
+		Service: x.Backend.Service, Port: x.Backend.Port, HTTP: true, Scheme: x.Backend.Scheme, EncodedSlash: x.Port.EncodedSlash,
+	})
 }
 
 // Told is what the client is told of a reason: the code, and a line for people.

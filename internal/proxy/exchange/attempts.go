@@ -19,9 +19,9 @@ var ErrNoEndpoint = errors.New("no endpoint is ready")
 type Carrier interface {
 	// Context ends when nobody waits for an answer any more, or soon after.
 	Context() context.Context
-	// Attempt sends the request to an endpoint. Without an error the answer was passed on, as far as it came.
+	// Attempt sends the request to Endpoint, by a way. Without an error the answer was passed on, as far as it came.
 	// An *upstream.DialError says that nothing was sent.
-	Attempt(e *upstream.Endpoint) error
+	Attempt(w *upstream.Way) error
 	// Stopped says that no other attempt is of use: time is up, or the client is gone.
 	Stopped() bool
 	// Bodyless says that the request has no body, of which a part might be lost.
@@ -60,11 +60,29 @@ func (x *Exchange) attempt(c Carrier, e *upstream.Endpoint) error {
 	}
 	e.Begin()
 	defer e.End()
-	err := c.Attempt(e)
+	err := x.send(c, e)
 	if err != nil && errors.As(err, new(*upstream.DialError)) {
 		x.Mesh.Meter.ConnectFailed()
 	}
 	return err //nolint:wrapcheck // the carrier says what it did
+}
+
+// send sends the request by the way that there is to an endpoint; one that need not be protected is not given up for want
+// of its node's proxy.
+func (x *Exchange) send(c Carrier, e *upstream.Endpoint) error {
+	w, err := x.way(e)
+	if err != nil {
+		return err //nolint:wrapcheck // a DialError says it all
+	}
+	x.far = w.Tunnelled()
+	err = c.Attempt(w)
+	if w.Tunnelled() && errors.Is(err, upstream.ErrUnreachable) && !c.Stopped() {
+		if w, _ = x.way(e); w != nil && !w.Tunnelled() {
+			x.far = false
+			return c.Attempt(w) //nolint:wrapcheck // the carrier says what it did
+		}
+	}
+	return err //nolint:wrapcheck // as above
 }
 
 // again is what is done after the first attempt failed: another endpoint if nothing was sent, and as many further

@@ -73,6 +73,7 @@ type Exchange struct {
 
 	share    *share.Account // that the request counts for, nil if it doesn't
 	asking   time.Time      // when the endpoint was asked, for the last time
+	far      bool           // it was asked through the proxy of its node
 	bodyless bool
 	answered bool // the endpoint's answer began
 
@@ -109,7 +110,11 @@ func (x *Exchange) canonicalise() bool {
 // Decide chooses the backend, or says why there is none.
 func (x *Exchange) Decide() refusal.Reason {
 	table := x.Mesh.Table()
-	x.Caller = table.Callers[x.Client.Addr]
+	if t := x.Client.Binding.Tunnel; t != nil {
+		x.Caller = t.Caller
+	} else {
+		x.Caller = table.Callers[x.Client.Addr]
+	}
 	var reason refusal.Reason
 	if x.Port, reason = table.HTTPPort(x.Client.Binding, x.Host); reason != "" {
 		return reason
@@ -175,11 +180,14 @@ func (x *Exchange) End() {
 	}
 	took := time.Since(x.Begun)
 	m := x.Mesh.Meter
-	m.Request(x.Client.Counted, meter.Exchange{Peers: p, Status: x.Status, Duration: took, In: x.In, Out: x.Out})
 	if x.Reason != "" {
 		x.failed()
 		m.Refused("http", p.Namespace, p.Service, x.Reason)
 	}
+	if x.Client.Binding.Tunnel != nil {
+		return // all else is counted and logged by the proxy of the caller's node
+	}
+	m.Request(x.Client.Counted, meter.Exchange{Peers: p, Status: x.Status, Duration: took, In: x.In, Out: x.Out})
 	if m.Logs() {
 		m.Log(x.entry(p, took))
 	}

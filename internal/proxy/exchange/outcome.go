@@ -6,6 +6,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/breaker"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
 // Whole notes when the endpoint had all of the request, which took the client some time.
@@ -29,6 +30,31 @@ func (x *Exchange) Answered(status int, prompt bool) {
 		x.Endpoint.Answered(began)
 	}
 	x.record(breaker.Answer{Status: status})
+}
+
+// Far says that the endpoint was asked through the proxy of its node, which names its own refusals by refusal.Header.
+func (x *Exchange) Far() bool { return x.far }
+
+// Refused is called in place of Answered if the proxy of the endpoint's node answers itself, and says why. What that one
+// has judged is no fault of the endpoint.
+func (x *Exchange) Refused(status int, why refusal.Reason) {
+	x.Status, x.answered = status, true
+	switch why {
+	case refusal.ConnectFailed:
+		x.Endpoint.Failed()
+	case refusal.UpstreamFailed:
+		x.Endpoint.Fault()
+	default:
+		return
+	}
+	x.record(breaker.Answer{Status: status, Network: true})
+}
+
+// Unreached is called in place of Refused if the endpoint's node could not connect to it and the request can be sent again
+// as it was. It is a failed connect like any other.
+func (x *Exchange) Unreached() error {
+	x.Endpoint.Failed()
+	return &upstream.DialError{Address: x.Endpoint.Address(), Err: upstream.ErrEndpoint}
 }
 
 // faulty says that a status speaks against the endpoint: 501 and 505 speak of the request.

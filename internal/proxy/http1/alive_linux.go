@@ -11,8 +11,13 @@ const tcpClose = 7
 
 // alive says whether the kernel still has a connection, as opposed to one that was reset or timed out. A client that
 // has closed its half only is alive: it may wait for an answer.
-func alive(c *net.TCPConn) bool {
-	raw, err := c.SyscallConn()
+func alive(c Conn) bool {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		t, ok := c.(interface{ Connected() bool })
+		return !ok || t.Connected()
+	}
+	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return false
 	}

@@ -25,8 +25,8 @@ import (
 // conn is a connection from a client. It belongs to the goroutine that serves it; what others touch says so.
 type conn struct {
 	server  *Server
-	tcp     *net.TCPConn
-	raw     syscall.RawConn
+	tcp     Conn
+	raw     syscall.RawConn // of a TCP connection; nil if the client is at the end of a tunnel
 	client  exchange.Client
 	share   *share.Account // that the connection counts for
 	counted meter.Cache
@@ -78,9 +78,9 @@ const (
 	cancelled                  // by the fallback
 )
 
-func newConn(s *Server, tcp *net.TCPConn, b *route.Binding, a *share.Account) *conn {
+func newConn(s *Server, tcp Conn, b *route.Binding, a *share.Account) *conn {
 	c := &conn{server: s, tcp: tcp, share: a, first: true}
-	c.client = exchange.Client{Binding: b, Counted: &c.counted}
+	c.client = exchange.Client{Binding: b, Counted: &c.counted, Admitted: b.Tunnel != nil}
 	if a, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
 		c.client.Addr = a.AddrPort().Addr().Unmap()
 		c.client.Text = c.client.Addr.String()
@@ -101,9 +101,11 @@ func newConn(s *Server, tcp *net.TCPConn, b *route.Binding, a *share.Account) *c
 func (c *conn) serve() {
 	defer c.leave()
 	defer c.recover()
-	var err error
-	if c.raw, err = c.tcp.SyscallConn(); err != nil {
-		return
+	if tcp, ok := c.tcp.(*net.TCPConn); ok {
+		var err error
+		if c.raw, err = tcp.SyscallConn(); err != nil {
+			return
+		}
 	}
 	for c.next() && c.exchange() {
 	}
@@ -221,6 +223,9 @@ func (c *conn) parse(seen *int) (done, ok bool) {
 
 // more waits for more of a head. No buffer is held while there is nothing.
 func (c *conn) more() error {
+	if c.in == nil && c.raw == nil {
+		c.in = takeBuffer(smallBuffer)[:0]
+	}
 	if c.in == nil {
 		if err := c.raw.Read(c.readIn); err != nil {
 			return err //nolint:wrapcheck // says all

@@ -83,7 +83,7 @@ func (c *conn) endFallback(w *writer, b *requestBody) {
 	case http.ErrAbortHandler:
 		c.closing, c.linger = true, false
 		if c.toClient.framed == untilClose {
-			_ = c.tcp.SetLinger(0) // an orderly end would make it whole
+			spoil(c.tcp) // an orderly end would make it whole
 		}
 	default:
 		panic(p)

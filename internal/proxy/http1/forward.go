@@ -11,6 +11,7 @@ import (
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
+	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
@@ -138,7 +139,7 @@ func (c *conn) fail(err error) {
 	case errors.Is(err, errUpgrade):
 		c.refuse(refusal.UpgradeFailed)
 	case isDial(err):
-		c.refuse(refusal.ConnectFailed)
+		c.refuse(policy.Unreached(err))
 	default:
 		c.refuse(refusal.UpstreamFailed)
 	}
@@ -162,7 +163,7 @@ func (c *conn) breakOff(err error) {
 		c.x.Reason = refusal.UpstreamFailed
 	}
 	if c.toClient.framed == untilClose {
-		_ = c.tcp.SetLinger(0) // an orderly end would make it whole
+		spoil(c.tcp) // an orderly end would make it whole
 	}
 }
 
@@ -180,16 +181,16 @@ func (c *conn) Stopped() bool { return c.cause.Load() != 0 || c.begun || c.bodyE
 
 // Attempt implements exchange.Carrier. A kept connection that turns out to have ended is not the endpoint's answer: the
 // request is sent again on a new one if nothing was sent, or if it changes nothing.
-func (c *conn) Attempt(e *upstream.Endpoint) error {
+func (c *conn) Attempt(w *upstream.Way) error {
 	repeatable := c.Bodyless() && c.x.Safe()
 	for fresh := false; ; fresh = true {
-		up, err := c.connect(e, fresh, repeatable)
+		up, err := c.connect(w, fresh, repeatable)
 		if err != nil {
 			return err
 		}
 		kept := up.Kept
 		c.up.Store(up)
-		err = c.carry(e, up)
+		err = c.carry(w, up)
 		if err == nil || !kept || c.Stopped() || c.heard || c.toUp.wrote && !repeatable {
 			return err
 		}
@@ -198,13 +199,13 @@ func (c *conn) Attempt(e *upstream.Endpoint) error {
 }
 
 // connect takes a kept connection, or makes a new one. One for a request that can't be repeated is looked at before.
-func (c *conn) connect(e *upstream.Endpoint, fresh, repeatable bool) (*upstream.Conn, error) {
+func (c *conn) connect(w *upstream.Way, fresh, repeatable bool) (*upstream.Conn, error) {
 	p, name := c.protocol(), ""
 	if p == upstream.TLS1 {
 		name = c.x.ServerName()
 	}
 	for !fresh {
-		up := e.Take(p, name)
+		up := w.Take(p, name)
 		if up == nil {
 			break
 		}
@@ -227,11 +228,11 @@ func (c *conn) connect(e *upstream.Endpoint, fresh, repeatable bool) (*upstream.
 	if stopped {
 		return nil, errInterrupted
 	}
-	return e.Open(ctx, p, name) //nolint:wrapcheck // a DialError says it all
+	return w.Open(ctx, p, name) //nolint:wrapcheck // a DialError says it all
 }
 
 // carry makes one exchange on a connection, which it closes or gives back.
-func (c *conn) carry(e *upstream.Endpoint, up *upstream.Conn) error {
+func (c *conn) carry(w *upstream.Way, up *upstream.Conn) error {
 	reusable := false
 	freeBuffer(c.answer)
 	c.answer, c.heard = nil, false
@@ -239,7 +240,7 @@ func (c *conn) carry(e *upstream.Endpoint, up *upstream.Conn) error {
 		reusable = c.endPump(up) && reusable
 		// Who interrupted has taken the connection, and may still be about to set its deadline.
 		if own := c.up.Swap(nil) != nil; own && reusable && !c.over {
-			e.Keep(up)
+			w.Keep(up)
 		} else if !c.over {
 			c.closing = c.closing || !own && c.begun
 			up.Close()
@@ -261,6 +262,10 @@ func (c *conn) carry(e *upstream.Endpoint, up *upstream.Conn) error {
 			return err
 		}
 		if c.response.status >= 200 {
+			if c.replayable() && c.refusedBy() == refusal.ConnectFailed {
+				c.reqBody.begin(c.tcp, c.request.body, c.in, c.head)
+				return c.x.Unreached() //nolint:wrapcheck // a DialError says it all
+			}
 			reusable, err = c.deliver(up, n)
 			return err
 		}
@@ -283,6 +288,7 @@ func (c *conn) send(up *upstream.Conn) error {
 	c.toUp.begin(up.Conn, size)
 	c.toUp.buffer = r.appendHead(c.toUp.buffer, hopHeader{
 		target: c.x.Sent(), host: c.x.Endpoint.Address(), client: &c.client, cert: c.x.ClientCert(),
+		far: c.client.Binding.Tunnel != nil,
 	})
 	c.toUp.framed = r.body.framing
 	if r.body.framing == none {
@@ -395,9 +401,16 @@ func (c *conn) deliver(up *upstream.Conn, n int) (reusable bool, err error) {
 	c.answer = nil
 	defer c.upBody.free()
 	c.toClient.begin(c.tcp, largeBuffer)
+	if c.client.Binding.Tunnel != nil {
+		r.drop([]byte(refusal.Header)) // which would be taken for this proxy's word
+	}
 	c.toClient.buffer = r.appendHead(c.toClient.buffer, framed, c.closing)
 	c.toClient.framed = framed
-	c.x.Answered(r.status, !c.pumping)
+	if why := c.refusedBy(); why != "" {
+		c.x.Refused(r.status, why)
+	} else {
+		c.x.Answered(r.status, !c.pumping)
+	}
 	c.begun = true
 	if err := c.toClient.addReady(&c.upBody); err != nil {
 		return false, errors.Join(err, c.toClient.flush())
@@ -407,6 +420,23 @@ func (c *conn) deliver(up *upstream.Conn, n int) (reusable bool, err error) {
 	}
 	return !r.close && !odd && body.framing != untilClose && len(c.upBody.rest()) == 0, nil
 }
+
+// refusedBy is why the proxy of the endpoint's node answers in its place; empty if it doesn't.
+func (c *conn) refusedBy() refusal.Reason {
+	if !c.x.Far() {
+		return ""
+	}
+	r := &c.response
+	for i := range r.fields {
+		if f := &r.fields[i]; f.kind == meshOwn && fold(r.name(f), refusal.Header) {
+			return refusal.Reason(r.value(f))
+		}
+	}
+	return ""
+}
+
+// replayable says that all of the request is where it was read first, and nothing of an answer was sent.
+func (c *conn) replayable() bool { return !c.pumping && !c.begun }
 
 // startPump sends the rest of the request's body in a goroutine of its own.
 func (c *conn) startPump() {

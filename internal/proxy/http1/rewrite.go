@@ -57,6 +57,7 @@ type hopHeader struct {
 	host   string // if the client named none, which HTTP/1.0 allows
 	client *exchange.Client
 	cert   string // who calls
+	far    bool   // the client is another node's proxy, which has said where the request comes from
 }
 
 // appendHead makes the head that goes to an endpoint.
@@ -65,7 +66,10 @@ func (r *request) appendHead(out []byte, own hopHeader) []byte {
 	out = append(out, ' ')
 	out = append(out, own.target...)
 	out = append(out, " HTTP/1.1\r\n"...)
-	without := hop | 1<<forwardedFor | 1<<forwarded | 1<<meshOwn
+	without := hop | 1<<meshOwn
+	if !own.far {
+		without |= 1<<forwardedFor | 1<<forwarded
+	}
 	if r.body.framing != chunked {
 		without |= 1 << trailer
 	}
@@ -80,7 +84,9 @@ func (r *request) appendHead(out []byte, own hopHeader) []byte {
 		out = appendField(out, "Host", own.host)
 	}
 	out = r.appendKept(out, without)
-	out = r.appendForwarded(out, own.client, seen)
+	if !own.far {
+		out = r.appendForwarded(out, own.client, seen)
+	}
 	if own.cert != "" {
 		out = appendField(out, policy.ClientCert, own.cert)
 	}

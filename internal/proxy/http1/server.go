@@ -19,7 +19,7 @@ import (
 type Config struct {
 	Mesh *exchange.Mesh
 	// HTTP2 takes over a connection that begins with HTTP/2's preface. begun is what was read of it.
-	HTTP2 func(c *net.TCPConn, begun []byte, b *route.Binding, a *share.Account)
+	HTTP2 func(c net.Conn, begun []byte, b *route.Binding, a *share.Account)
 	// Fallback forwards requests to endpoints that HTTP/1 in the clear is not spoken to. What was decided is in x, which
 	// it completes but does not end.
 	Fallback func(w http.ResponseWriter, r *http.Request, x *exchange.Exchange)
@@ -64,8 +64,25 @@ func New(c Config) *Server {
 	return s
 }
 
-// Serve takes over a connection that was accepted for b, and that a counts until it ends.
-func (s *Server) Serve(tcp *net.TCPConn, b *route.Binding, a *share.Account) {
+// Conn is a client's connection: a *net.TCPConn, or a tunnelled one. The latter has methods Reset, to be closed so that the
+// client does not take it for an orderly end, and Connected, which says whether its client is still there.
+type Conn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// spoil makes the end of a connection one that the client doesn't take for an orderly one.
+func spoil(c Conn) {
+	switch c := c.(type) {
+	case *net.TCPConn:
+		_ = c.SetLinger(0) // fails on a connection that is closed
+	case interface{ Reset() }:
+		c.Reset()
+	}
+}
+
+// Serve takes over a connection that was accepted for b, and that a counts until it ends; nil counts nothing.
+func (s *Server) Serve(tcp Conn, b *route.Binding, a *share.Account) {
 	c := newConn(s, tcp, b, a)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -71,7 +71,7 @@ func asked(list, got []byte) bool {
 
 // tunnel carries bytes between a client and an endpoint that switched protocols.
 type tunnel struct {
-	client  *net.TCPConn
+	client  Conn
 	up      net.Conn
 	idle    time.Duration
 	in, out int64 // read after run
@@ -142,7 +142,7 @@ func (t *tunnel) watch(stop <-chan struct{}) {
 
 // cut ends the tunnel at once.
 func (t *tunnel) cut() {
-	_ = t.client.SetLinger(0) // a reset, so that it is not taken for an orderly end
+	spoil(t.client) // so that it is not taken for an orderly end
 	t.client.Close()
 	t.up.Close()
 }

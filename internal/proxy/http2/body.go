@@ -24,7 +24,13 @@ type requestBody struct {
 
 	mu       sync.Mutex
 	released bool // the handler is done, and the connection not ours any more; guarded by mu
+	cut      bool // a Read was interrupted; guarded by mu
+	keeping  bool // what is read goes to kept, too; guarded by mu
+	kept     []byte
 }
+
+// maxKept is how long a body may be that is kept to be sent again.
+const maxKept = 16 << 10
 
 // lingerTimeout is how long the rest of a request is read after its answer: a client that still sends gets a moment to
 // read it, and one that doesn't go on would hold the connection for ever.
@@ -48,16 +54,50 @@ func (b *requestBody) none() bool {
 	return b.r.Body == nil || b.r.Body == http.NoBody || b.r.ContentLength == 0
 }
 
+// keep makes the body one that can be sent again if nothing of it has reached the endpoint, unless it is long.
+func (b *requestBody) keep() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.keeping = b.keeping || b.count.Load() == 0
+}
+
+// took notes what was read.
+func (b *requestBody) took(p []byte) {
+	b.count.Add(int64(len(p)))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.keeping = b.keeping && len(b.kept)+len(p) <= maxKept; b.keeping {
+		b.kept = append(b.kept, p...)
+	} else {
+		b.kept = nil
+	}
+}
+
+// again returns what is kept behind the first n bytes.
+func (b *requestBody) again(n int) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.kept[min(n, len(b.kept)):]
+}
+
+// replayable says that all that was read of the body is kept, and the rest can be read. No attempt may be reading it.
+func (b *requestBody) replayable() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.keeping && !b.cut && b.failed.Load() == nil
+}
+
 // finished says that nothing of the request is left to read.
 func (b *requestBody) finished() bool { return b.none() || b.ended.Load() || b.failed.Load() != nil }
 
 // bodyReader is what one attempt sees of the body. Transports read it in goroutines of their own, and close it when
-// they are through with it: that ends the body for the next attempt only if it was read.
+// they are through with it: that ends the body for the next attempt only if it was being read.
 type bodyReader struct {
 	*requestBody
-	mu     sync.Mutex
-	begun  bool // guarded by mu, as closed
-	closed bool
+	mu      sync.Mutex
+	reading bool // guarded by mu, as closed
+	closed  bool
+	sent    int // of the body; belongs to who reads
 }
 
 var errBodyClosed = errors.New("request body was closed")
@@ -66,17 +106,23 @@ var errBodyClosed = errors.New("request body was closed")
 func (b *bodyReader) begin() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.begun = true
-	return !b.closed
+	b.reading = !b.closed
+	return b.reading
 }
 
-// close notes that the attempt is through, and says whether there may be a Read that waits.
+func (b *bodyReader) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reading = false
+}
+
+// close notes that the attempt is through, and says whether there is a Read that waits.
 func (b *bodyReader) close() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	first := !b.closed
 	b.closed = true
-	return first && b.begun
+	return first && b.reading
 }
 
 func (b *bodyReader) isClosed() bool {
@@ -89,8 +135,14 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	if !b.begin() {
 		return 0, errBodyClosed
 	}
+	defer b.stop()
+	if n := copy(p, b.again(b.sent)); n > 0 {
+		b.sent += n
+		return n, nil
+	}
 	n, err := b.r.Body.Read(p)
-	b.count.Add(int64(n))
+	b.sent += n
+	b.took(p[:n])
 	switch {
 	case err == io.EOF:
 		if !b.ended.Swap(true) {
@@ -120,8 +172,10 @@ func (b *requestBody) interrupt() {
 	switch {
 	case b.released || b.finished():
 	case b.r.ProtoMajor > 1:
+		b.cut = true
 		b.r.Body.Close()
 	default:
+		b.cut = true
 		b.linger()
 	}
 }

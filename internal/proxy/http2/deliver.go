@@ -29,7 +29,11 @@ func (f *forwarding) deliver(resp *http.Response) {
 	if end != nil {
 		f.Whole(*end)
 	}
-	f.Answered(resp.StatusCode, end != nil || f.body.none())
+	if why := f.refusedBy(resp); why != "" {
+		f.Refused(resp.StatusCode, why)
+	} else {
+		f.Answered(resp.StatusCode, end != nil || f.body.none())
+	}
 	f.begun = true
 	f.w.WriteHeader(f.Status)
 	if err := f.copyBody(resp); err != nil {
@@ -44,10 +48,21 @@ func (f *forwarding) deliver(resp *http.Response) {
 	}
 }
 
+// refusedBy is why the proxy of the endpoint's node answers in its place; empty if it doesn't.
+func (f *forwarding) refusedBy(resp *http.Response) refusal.Reason {
+	if !f.Far() {
+		return ""
+	}
+	return refusal.Reason(resp.Header.Get(refusal.Header))
+}
+
 // responseHeader makes h what the endpoint sent, without additions, and returns the trailers that are announced in it.
 func (f *forwarding) responseHeader(h http.Header, resp *http.Response) map[string]bool {
 	removeHopByHop(resp.Header)
 	maps.Copy(h, resp.Header)
+	if f.Client.Binding.Tunnel != nil {
+		delete(h, refusal.Header) // it would be taken for this proxy's word
+	}
 	for _, added := range []string{"Date", "Content-Type"} {
 		if _, ok := h[added]; !ok {
 			h[added] = nil // else net/http makes one up

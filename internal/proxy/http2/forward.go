@@ -47,7 +47,7 @@ func (c *carrier) fail(ctx context.Context, err error) {
 		c.close()
 		c.refuse(refusal.BadRequest)
 	case errors.As(err, new(*upstream.DialError)):
-		c.refuse(refusal.ConnectFailed)
+		c.refuse(policy.Unreached(err))
 	case c.grpcLate():
 		c.refuse(refusal.Timeout)
 	default:
@@ -104,30 +104,38 @@ func (f *forwarding) Bodyless() bool { return f.body.none() }
 func (f *forwarding) Stopped() bool { return f.out.Context().Err() != nil }
 
 // Attempt implements exchange.Carrier.
-func (f *forwarding) Attempt(e *upstream.Endpoint) error {
+func (f *forwarding) Attempt(w *upstream.Way) error {
 	out := f.out.WithContext(f.out.Context())
 	if who := f.ClientCert(); who != "" {
 		out.Header = maps.Clone(out.Header) // an attempt that failed may still be reading it
 		out.Header[policy.ClientCert] = []string{who}
 	}
-	out.URL = f.url(e.Address())
+	protocol := w.Protocol(f.protocol)
+	out.URL = f.url(f.Endpoint.Address(), protocol)
+	reader := &bodyReader{requestBody: f.body}
 	if !f.body.none() {
-		out.Body = &bodyReader{requestBody: f.body}
+		if w.Tunnelled() {
+			f.body.keep()
+		}
+		out.Body = reader
 	}
-	resp, err := e.HTTP(f.protocol, f.ServerName()).RoundTrip(out)
+	resp, err := w.HTTP(protocol, f.ServerName()).RoundTrip(out)
 	if err != nil {
 		return fmt.Errorf("send request: %w", err)
 	}
 	defer resp.Body.Close()
+	if f.refusedBy(resp) == refusal.ConnectFailed && (f.body.none() || reader.Close() == nil && f.body.replayable()) {
+		return f.Unreached() //nolint:wrapcheck // a DialError says it all
+	}
 	f.early.stop()
 	f.deliver(resp)
 	return nil
 }
 
 // url makes the URL that net/http turns into the request target that the client sent.
-func (f *forwarding) url(address string) *url.URL {
+func (f *forwarding) url(address string, p upstream.HTTPProtocol) *url.URL {
 	u := &url.URL{Scheme: "http", Host: address}
-	if f.protocol == upstream.TLS {
+	if p == upstream.TLS {
 		u.Scheme = "https"
 	}
 	if target := f.Sent(); !strings.HasPrefix(target, "//") {

@@ -47,6 +47,9 @@ func (c *carrier) requestHeader() http.Header {
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = []string{""} // none is added
 	}
+	if c.Client.Binding.Tunnel != nil {
+		return h // the caller's proxy has said where the request comes from
+	}
 	forwarded := c.Client.Text
 	if before := h["X-Forwarded-For"]; len(before) > 0 {
 		forwarded = strings.Join(before, ", ") + ", " + forwarded

@@ -77,9 +77,9 @@ func New(c Config) *Server {
 }
 
 // Serve takes over a connection that was accepted for b, of which begun, a part of the preface, was read, and that a
-// counts until it ends. It waits for Run to take it.
-func (s *Server) Serve(c *net.TCPConn, begun []byte, b *route.Binding, a *share.Account) {
-	if !s.conns.give(&conn{TCPConn: c, begun: begun, binding: b, share: a}) {
+// counts until it ends; nil counts nothing. It waits for Run to take it.
+func (s *Server) Serve(c net.Conn, begun []byte, b *route.Binding, a *share.Account) {
+	if !s.conns.give(&conn{Conn: c, begun: begun, binding: b, share: a}) {
 		a.Disconnect()
 	}
 }
@@ -137,7 +137,7 @@ func (s *Server) Drain(ctx context.Context) error {
 
 // conn remembers what its listener stood for when it was accepted, and what was read of it.
 type conn struct {
-	*net.TCPConn
+	net.Conn
 	begun   []byte
 	binding *route.Binding
 	share   *share.Account // that it counts for
@@ -145,7 +145,7 @@ type conn struct {
 
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.begun) == 0 {
-		return c.TCPConn.Read(p) //nolint:wrapcheck // it is the connection
+		return c.Conn.Read(p) //nolint:wrapcheck // it is the connection
 	}
 	n := copy(p, c.begun)
 	c.begun = c.begun[n:]
@@ -155,7 +155,8 @@ func (c *conn) Read(p []byte) (int, error) {
 type connKey struct{}
 
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	info := &exchange.Client{Binding: c.(*conn).binding}
+	b := c.(*conn).binding
+	info := &exchange.Client{Binding: b, Admitted: b.Tunnel != nil}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		info.Addr = a.AddrPort().Addr().Unmap()
 		info.Text = info.Addr.String()

@@ -21,7 +21,7 @@ func (g *Gate) note(table *route.Table, c Call, v access.Verdict) {
 			Namespace: c.Port.Service.Namespace, Service: c.Port.Service.Short, Reason: string(v.Reason),
 		})
 	}
-	d := denial{describe(who), c.Endpoint.Workload(), c.Port, v.Reason, v.Allow}
+	d := denial{describe(who), c.Endpoint.Workload(), c.Port.Service.Name, c.Port.Number, protocolOf(c.Port), v.Reason, v.Allow}
 	left, say := g.log.admit(d, time.Now())
 	if !say {
 		return
@@ -59,7 +59,9 @@ func protocolName(p *route.Port) string {
 // denial is a kind of denial.
 type denial struct {
 	from, to string
-	port     *route.Port
+	service  string
+	port     uint32
+	protocol access.Protocol
 	reason   access.Reason
 	audit    bool
 }

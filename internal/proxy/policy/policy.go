@@ -62,8 +62,8 @@ func New(c Config) *Gate {
 // Peer is who is at the other end of a connection.
 type Peer struct {
 	Address netip.Addr
-	// Proven is the identity that the peer has proved, if it did: then the address says nothing.
-	Proven *access.Identity
+	// Tunnel is set for who calls through another node's proxy: then the address says nothing.
+	Tunnel *route.Tunnelled
 }
 
 // Call is what is judged.
@@ -152,8 +152,8 @@ func (g *Gate) policyOf(c Call) *access.Workload { return (*g.policies.Load())[c
 
 // callerOf says who calls. certain is false if nobody is known by an address that may be a new pod's.
 func (g *Gate) callerOf(table *route.Table, p Peer) (c access.Caller, certain bool) {
-	if p.Proven != nil {
-		return access.Caller{Identity: *p.Proven, Standing: access.Known}, true
+	if p.Tunnel != nil {
+		return proven(p.Tunnel), true
 	}
 	if known := table.Callers[p.Address]; known != nil {
 		c.Identity = access.Identity{Namespace: known.Namespace, ServiceAccount: known.ServiceAccount}
@@ -170,6 +170,29 @@ func (g *Gate) callerOf(table *route.Table, p Peer) (c access.Caller, certain bo
 		return c, slices.Contains(g.config.Gateways, p.Address)
 	}
 	return access.Caller{Standing: access.Elsewhere}, true
+}
+
+// proven says who calls from another node.
+func proven(t *route.Tunnelled) (c access.Caller) {
+	if t.Caller == nil {
+		return c
+	}
+	c.Identity = access.Identity{Namespace: t.Caller.Namespace, ServiceAccount: t.Caller.ServiceAccount}
+	c.Standing = access.Known
+	if !t.Valid() {
+		c.Standing = access.Stale
+	}
+	return c
+}
+
+// Caller says for whom a call is made to another node: nobody, unless the caller is known now.
+func (g *Gate) Caller(p Peer) upstream.Caller {
+	table, _ := g.config.Current()
+	who, _ := g.callerOf(table, p)
+	if who.Standing != access.Known {
+		return upstream.Caller{}
+	}
+	return upstream.Caller{Namespace: who.Namespace, ServiceAccount: who.ServiceAccount}
 }
 
 func protocolOf(p *route.Port) access.Protocol {

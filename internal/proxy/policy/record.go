@@ -8,8 +8,12 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 )
 
-// record notes what no rule allows, and keeps what is called in audit mode. It is the one place for both.
+// record notes what no rule allows, and keeps what is called in audit mode. It is the one place for both. What goes on to
+// another node's proxy is for that one to record, as the last word is its.
 func (g *Gate) record(table *route.Table, c Call, v access.Verdict) {
+	if v.Allow && c.Peer.Tunnel == nil && c.Endpoint.Tunnelled() {
+		return
+	}
 	if v.Audit {
 		g.observe(table, c, v)
 	}

@@ -45,6 +45,8 @@ const (
 	IdentityStale  Reason = "identity-stale"
 	CallerNotLocal Reason = "caller-not-local"
 	NoPolicy       Reason = "no-policy"
+	NoProxy        Reason = "no-proxy-at-destination"
+	NoCertificate  Reason = "no-certificate"
 )
 
 // AccessDenied stands in for the reasons of access control where clients are not to be told them.
@@ -131,6 +133,10 @@ func (r Reason) Answer() Answer {
 		return Answer{503, grpcUnavailable, "the caller is not on this proxy's node, so nobody can vouch for it"}
 	case NoPolicy:
 		return Answer{503, grpcUnavailable, "the workload is protected, and its policy is not known here"}
+	case NoProxy:
+		return Answer{503, grpcUnavailable, "no proxy is ready on the endpoint's node, to judge who calls a protected workload"}
+	case NoCertificate:
+		return Answer{503, grpcUnavailable, "there is no certificate by which the endpoint's node could know the caller"}
 	case AccessDenied:
 		return Answer{403, grpcPermissionDenied, "access denied"}
 	default:
@@ -145,6 +151,6 @@ func All() []Reason {
 		BadRequest, HeadTimeout, TargetTooLong, HeadTooLarge, BadCoding, BadVersion, ConnectMethod, Draining, Evicted,
 		RateLimited, CircuitOpen, OverShare, Internal,
 		NoTarget, SourceDenied, PortDenied, RouteDenied, BadPath, UnknownCaller, IdentityStale, CallerNotLocal, NoPolicy,
-		AccessDenied,
+		NoProxy, NoCertificate, AccessDenied,
 	}
 }

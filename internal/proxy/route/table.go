@@ -108,6 +108,8 @@ type Binding struct {
 	UDP     bool
 	// Closed is set once the listener is gone: connections are asked to end when they can.
 	Closed atomic.Bool
+	// Tunnel is set for what came from another node's proxy, in place of all above; nil for listeners.
+	Tunnel *Tunnelled
 }
 
 // Port returns the port of a dedicated listener, nil if the service no longer has it.
@@ -117,7 +119,10 @@ func (t *Table) Port(b *Binding) *Port {
 
 // HTTPPort returns the HTTP port that a request with the given Host means on a listener, or why there is none.
 func (t *Table) HTTPPort(b *Binding, host string) (*Port, refusal.Reason) {
-	if b.Service != "" {
+	switch {
+	case b.Tunnel != nil:
+		return b.Tunnel.Port, ""
+	case b.Service != "":
 		if p := t.Port(b); p != nil && p.Protocol == configv1.Protocol_PROTOCOL_HTTP {
 			return p, ""
 		}
@@ -127,6 +132,13 @@ func (t *Table) HTTPPort(b *Binding, host string) (*Port, refusal.Reason) {
 		return p, ""
 	}
 	return nil, refusal.UnknownHost
+}
+
+// LeadsTo says whether a route of the port has a backend of that name.
+func (p *Port) LeadsTo(service string) bool {
+	return slices.ContainsFunc(p.Routes, func(r *Route) bool {
+		return slices.ContainsFunc(r.Backends, func(b *Backend) bool { return b.Service == service })
+	})
 }
 
 // Port returns a port by number, nil if s is nil or has none.

@@ -5,6 +5,7 @@ package tcp
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"runtime/debug"
@@ -86,7 +87,7 @@ func (s *Server) Serve(conn *net.TCPConn, b *route.Binding) {
 
 // connect picks a backend, once, and tries its endpoints until one takes the connection, as far as the caller may call
 // them. The endpoint returned has begun.
-func (s *Server) connect(ctx context.Context, port *route.Port, call policy.Call) (*route.Backend, *upstream.Endpoint, *net.TCPConn, refusal.Reason) {
+func (s *Server) connect(ctx context.Context, port *route.Port, call policy.Call) (*route.Backend, *upstream.Endpoint, Conn, refusal.Reason) {
 	r := port.Default()
 	if r == nil {
 		return nil, nil, nil, refusal.NoRoute
@@ -96,6 +97,7 @@ func (s *Server) connect(ctx context.Context, port *route.Port, call policy.Call
 		return nil, nil, nil, refusal.NoBackend
 	}
 	var tried []*upstream.Endpoint
+	failed := refusal.ConnectFailed
 	for range maxAttempts {
 		e := backend.Endpoints.Pick(tried...)
 		if e == nil {
@@ -109,12 +111,16 @@ func (s *Server) connect(ctx context.Context, port *route.Port, call policy.Call
 			return nil, nil, nil, refusal.Reason(v.Reason)
 		}
 		e.Begin()
-		c, err := e.Dial(ctx)
+		c, err := s.dial(ctx, backend, call)
 		if err == nil {
 			e.Answered(time.Time{})
-			return backend, e, c.(*net.TCPConn), ""
+			return backend, e, c, ""
 		}
 		e.End()
+		if denied, ok := errors.AsType[*upstream.DeniedError](err); ok {
+			return nil, nil, nil, refusal.Reason(denied.Reason)
+		}
+		failed = policy.Unreached(err)
 		s.config.Meter.ConnectFailed()
 		s.config.Log.Debug("connect failed", "service", port.Service.Name, "err", err)
 		tried = append(tried, e)
@@ -125,10 +131,31 @@ func (s *Server) connect(ctx context.Context, port *route.Port, call policy.Call
 	if len(tried) == 0 {
 		return nil, nil, nil, refusal.NoEndpoint
 	}
-	return nil, nil, nil, refusal.ConnectFailed
+	return nil, nil, nil, failed
 }
 
-func (s *Server) carry(client, up *net.TCPConn, port *route.Port, count *meter.Connections) {
+// dial connects to the call's endpoint. One that need not be protected is not given up for want of its node's proxy.
+func (s *Server) dial(ctx context.Context, b *route.Backend, call policy.Call) (Conn, error) {
+	e := call.Endpoint
+	for again := true; ; again = false {
+		w := e.Direct()
+		if !e.Near() {
+			var err error
+			if w, err = e.Way(s.config.Gate.Caller(call.Peer), upstream.Use{Service: b.Service, Port: b.Port}); err != nil {
+				return nil, err //nolint:wrapcheck // a DialError says it all
+			}
+		}
+		c, err := w.Dial(ctx)
+		if err == nil {
+			return c.(Conn), nil
+		}
+		if !again || !w.Tunnelled() || !errors.Is(err, upstream.ErrUnreachable) || e.Protected() {
+			return nil, err //nolint:wrapcheck // as above
+		}
+	}
+}
+
+func (s *Server) carry(client, up Conn, port *route.Port, count *meter.Connections) {
 	count.Total.Inc()
 	count.Active.Inc()
 	defer count.Active.Dec()

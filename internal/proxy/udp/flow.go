@@ -25,7 +25,7 @@ type flow struct {
 	key      key
 	binding  *route.Binding
 	endpoint *upstream.Endpoint
-	conn     *net.UDPConn // connected to the endpoint
+	conn     far // connected to the endpoint
 	idle     time.Duration
 	count    *meter.Flows
 	last     atomic.Int64 // when a datagram passed last, since epoch
@@ -34,6 +34,22 @@ type flow struct {
 	namespace string        // of the client; empty if nobody knows it
 	place     *list.Element // among the server's flows; nil once it is out of them; guarded by the server's mutex
 }
+
+// far is a flow's connection to its endpoint. Who receives a datagram frees it.
+type far interface {
+	Write(b []byte) (int, error)
+	SetReadDeadline(t time.Time) error
+	Close() error
+	receive() (*datagram, error)
+}
+
+// plain is a socket of the flow's own.
+type plain struct {
+	*net.UDPConn
+	socket *socket
+}
+
+func (p plain) receive() (*datagram, error) { return p.socket.receive() }
 
 // epoch makes times small numbers; only differences count.
 var epoch = time.Now()
@@ -96,7 +112,7 @@ func (l *listener) begin(k key) (*flow, *route.Port, refusal.Reason) {
 }
 
 // connect picks a backend, once, and an endpoint, if the caller may call it. The endpoint has begun.
-func (s *Server) connect(call policy.Call) (*route.Backend, *upstream.Endpoint, *net.UDPConn, refusal.Reason) {
+func (s *Server) connect(call policy.Call) (*route.Backend, *upstream.Endpoint, far, refusal.Reason) {
 	r := call.Port.Default()
 	if r == nil {
 		return nil, nil, nil, refusal.NoRoute
@@ -114,13 +130,37 @@ func (s *Server) connect(call policy.Call) (*route.Backend, *upstream.Endpoint, 
 		return nil, nil, nil, refusal.Reason(v.Reason)
 	}
 	e.Begin()
-	// Nothing is sent and nothing waited for: this can fail only for want of a route or of file descriptors.
-	c, err := e.Dial(context.Background())
+	c, err := s.dial(backend, call)
 	if err != nil {
 		e.End()
-		return nil, nil, nil, refusal.ConnectFailed
+		return nil, nil, nil, policy.Unreached(err)
 	}
-	return backend, e, c.(*net.UDPConn), ""
+	return backend, e, c, ""
+}
+
+// dial connects to the call's endpoint. Nothing is sent and nothing waited for: what takes time, a tunnel, comes later.
+func (s *Server) dial(b *route.Backend, call policy.Call) (far, error) {
+	w := call.Endpoint.Direct()
+	if !call.Endpoint.Near() {
+		var err error
+		w, err = call.Endpoint.Way(s.config.Gate.Caller(call.Peer), upstream.Use{Service: b.Service, Port: b.Port})
+		if err != nil {
+			return nil, err //nolint:wrapcheck // a DialError says it all
+		}
+	}
+	if w.Tunnelled() {
+		return s.join(w), nil
+	}
+	c, err := w.Dial(context.Background())
+	if err != nil {
+		return nil, err //nolint:wrapcheck // as above
+	}
+	p := plain{UDPConn: c.(*net.UDPConn)}
+	if p.socket, err = newSocket(p.UDPConn); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return p, nil
 }
 
 func (f *flow) touch() { f.last.Store(int64(time.Since(epoch))) }
@@ -169,10 +209,6 @@ func (f *flow) run() {
 		f.endpoint.End()
 		f.count.Active.Dec()
 	}()
-	up, err := newSocket(f.conn)
-	if err != nil {
-		return
-	}
 	for {
 		left := f.idle - (time.Since(epoch) - time.Duration(f.last.Load()))
 		if left <= 0 {
@@ -181,7 +217,7 @@ func (f *flow) run() {
 		if err := f.conn.SetReadDeadline(time.Now().Add(left)); err != nil {
 			return
 		}
-		d, err := up.receive()
+		d, err := f.conn.receive()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 		case err != nil:

@@ -23,6 +23,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
 // Config is what a Server needs; the numbers' zero values mean the defaults.
@@ -41,15 +42,18 @@ type Server struct {
 	active  drain.Active
 	stopped atomic.Bool
 
-	mu   sync.Mutex
-	room room // guarded by mu
+	carrying sync.WaitGroup // of muxes
+
+	mu    sync.Mutex
+	room  room                   // guarded by mu
+	muxes map[*upstream.Way]*mux // guarded by mu
 }
 
 // New returns a Server.
 func New(c Config) *Server {
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 30*time.Second)
 	c.MaxFlows = cmp.Or(c.MaxFlows, 8192)
-	return &Server{config: c, room: room{byNamespace: map[string]*list.List{}}}
+	return &Server{config: c, room: room{byNamespace: map[string]*list.List{}}, muxes: map[*upstream.Way]*mux{}}
 }
 
 // StopAccepting makes the Server begin no more flows.
@@ -62,7 +66,10 @@ func (s *Server) Drain(ctx context.Context) error {
 }
 
 // Cut ends all flows at once.
-func (s *Server) Cut() { s.active.Cut() }
+func (s *Server) Cut() {
+	s.active.Cut()
+	s.carrying.Wait()
+}
 
 // key is what makes datagrams belong together.
 type key struct {

@@ -18,11 +18,12 @@ type Conn struct {
 
 	raw   syscall.RawConn
 	since time.Duration // when it became idle, since the set's start
+	until time.Duration // when it can't be used any more; 0 = never
 	quiet bool          // found by peek
 	peek  func(fd uintptr) bool
 }
 
-// kept are an endpoint's idle connections.
+// kept are idle connections.
 type kept struct {
 	mu    sync.Mutex
 	conns []*Conn // the one that was used last comes last; guarded by mu
@@ -30,17 +31,36 @@ type kept struct {
 	armed bool
 }
 
+// farIdle is how long a connection through another proxy may be idle and be used again. One that is about to end closes
+// those that have been idle for 20 s, and must not do so while a request is on its way that can't be sent twice.
+const farIdle = 15 * time.Second
+
 // Take returns an idle connection, the one that was used last; nil if there is none.
-func (e *Endpoint) Take(p HTTPProtocol, serverName string) *Conn {
-	key := keyOf(p, serverName)
-	e.kept.mu.Lock()
-	defer e.kept.mu.Unlock()
-	list := e.kept.conns
+func (w *Way) Take(p HTTPProtocol, serverName string) *Conn {
+	if w.target == nil {
+		return w.take(keyOf(p, serverName))
+	}
+	for key := keyOf(w.Protocol(p), serverName); ; {
+		c := w.take(key)
+		if c == nil {
+			return nil
+		}
+		if now := w.endpoint.config.since(); (c.until == 0 || now < c.until) && now < c.since+farIdle {
+			return c
+		}
+		c.Close()
+	}
+}
+
+func (w *Way) take(key poolKey) *Conn {
+	w.kept.mu.Lock()
+	defer w.kept.mu.Unlock()
+	list := w.kept.conns
 	for i, c := range slices.Backward(list) {
 		if c.key == key {
 			copy(list[i:], list[i+1:])
 			list[len(list)-1] = nil
-			e.kept.conns = list[:len(list)-1]
+			w.kept.conns = list[:len(list)-1]
 			return c
 		}
 	}
@@ -48,9 +68,11 @@ func (e *Endpoint) Take(p HTTPProtocol, serverName string) *Conn {
 }
 
 // Open makes a new connection for HTTP/1. Its errors are *DialError.
-func (e *Endpoint) Open(ctx context.Context, p HTTPProtocol, serverName string) (*Conn, error) {
+func (w *Way) Open(ctx context.Context, p HTTPProtocol, serverName string) (*Conn, error) {
+	p = w.Protocol(p)
 	out := &Conn{key: keyOf(p, serverName)}
 	if p == TLS1 {
+		e := w.endpoint
 		c, raw, err := e.shakeHands(ctx, e.tlsConfig(serverName, "http/1.1"))
 		if err != nil {
 			return nil, err
@@ -58,17 +80,21 @@ func (e *Endpoint) Open(ctx context.Context, p HTTPProtocol, serverName string) 
 		out.Conn = c
 		return out.watched(raw), nil
 	}
-	c, err := e.Dial(ctx)
+	c, err := w.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out.Conn, out.TCP = c, c.(*net.TCPConn)
+	out.Conn = c
+	out.TCP, _ = c.(*net.TCPConn)
+	out.until = w.endpoint.usableUntil(c)
 	return out.watched(c), nil
 }
 
 func (c *Conn) watched(raw net.Conn) *Conn {
 	// Without it the connection counts as closed as soon as it is idle.
-	c.raw, _ = raw.(syscall.Conn).SyscallConn()
+	if s, ok := raw.(syscall.Conn); ok {
+		c.raw, _ = s.SyscallConn()
+	}
 	c.peek = func(fd uintptr) bool {
 		c.quiet = quiet(fd)
 		return true
@@ -79,6 +105,9 @@ func (c *Conn) watched(raw net.Conn) *Conn {
 // Quiet says that the other end has neither closed the connection nor said something, as far as is known here.
 func (c *Conn) Quiet() bool {
 	c.quiet = false
+	if ahead, ok := c.Conn.(interface{ Buffered() int }); ok && ahead.Buffered() > 0 {
+		return false
+	}
 	return c.raw != nil && c.raw.Read(c.peek) == nil && c.quiet
 }
 
@@ -86,17 +115,17 @@ func (c *Conn) Quiet() bool {
 func (c *Conn) Raw() syscall.RawConn { return c.raw }
 
 // Keep gives back a connection that is ready for another exchange.
-func (e *Endpoint) Keep(c *Conn) {
-	if !e.keep(c) {
+func (w *Way) Keep(c *Conn) {
+	if !w.keep(c) {
 		c.Close()
 	}
 }
 
-func (e *Endpoint) keep(c *Conn) bool {
-	k := &e.kept
+func (w *Way) keep(c *Conn) bool {
+	e, k := w.endpoint, &w.kept
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if e.retired.Load() || len(k.conns) >= e.config.MaxIdle {
+	if e.retired.Load() || w.forgotten.Load() || len(k.conns) >= e.config.MaxIdle {
 		return false
 	}
 	c.Kept, c.since = true, e.config.since()
@@ -104,7 +133,7 @@ func (e *Endpoint) keep(c *Conn) bool {
 	if !k.armed {
 		k.armed = true
 		if k.timer == nil {
-			k.timer = time.AfterFunc(e.reapEvery(), e.reap)
+			k.timer = time.AfterFunc(e.reapEvery(), w.reap)
 		} else {
 			k.timer.Reset(e.reapEvery())
 		}
@@ -115,8 +144,8 @@ func (e *Endpoint) keep(c *Conn) bool {
 func (e *Endpoint) reapEvery() time.Duration { return max(e.config.IdleTimeout/4, time.Millisecond) }
 
 // reap closes connections that were idle for too long, or that the endpoint has closed.
-func (e *Endpoint) reap() {
-	k := &e.kept
+func (w *Way) reap() {
+	e, k := w.endpoint, &w.kept
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := e.config.since()

@@ -43,7 +43,7 @@ func endpoint(t *testing.T, c upstream.Config, port uint32) (*upstream.Set, *ups
 
 func open(t *testing.T, e *upstream.Endpoint) *upstream.Conn {
 	t.Helper()
-	c, err := e.Open(t.Context(), upstream.HTTP1, "")
+	c, err := e.Direct().Open(t.Context(), upstream.HTTP1, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,14 +66,14 @@ func TestKeptConnections(t *testing.T) {
 	s, e := endpoint(t, upstream.Config{MaxIdle: 2}, port)
 	a, b, c := open(t, e), open(t, e), open(t, e)
 	first, second, third := <-conns, <-conns, <-conns
-	e.Keep(a)
-	e.Keep(b)
-	e.Keep(c) // one too many
+	e.Direct().Keep(a)
+	e.Direct().Keep(b)
+	e.Direct().Keep(c) // one too many
 	ended(t, third)
-	if got := e.Take(upstream.HTTP1, ""); got != b || !got.Kept {
+	if got := e.Direct().Take(upstream.HTTP1, ""); got != b || !got.Kept {
 		t.Error("not the one that was used last")
 	}
-	if e.Take(upstream.TLS1, "web") != nil {
+	if e.Direct().Take(upstream.TLS1, "web") != nil {
 		t.Error("a plain connection was taken for one with TLS")
 	}
 	if !b.Quiet() {
@@ -85,7 +85,7 @@ func TestKeptConnections(t *testing.T) {
 	wait(t, func() bool { return !b.Quiet() })
 	s.Remove("shop/web") // the endpoint is of no use any more
 	ended(t, first)
-	e.Keep(b)
+	e.Direct().Keep(b)
 	if _, err := second.Read(make([]byte, 1)); err == nil {
 		t.Error("the connection to an endpoint that is gone is kept")
 	}
@@ -94,9 +94,9 @@ func TestKeptConnections(t *testing.T) {
 func TestIdleConnectionsToEndpointsEnd(t *testing.T) {
 	port, conns := server(t)
 	_, e := endpoint(t, upstream.Config{IdleTimeout: 50 * time.Millisecond}, port)
-	e.Keep(open(t, e))
+	e.Direct().Keep(open(t, e))
 	ended(t, <-conns)
-	if e.Take(upstream.HTTP1, "") != nil {
+	if e.Direct().Take(upstream.HTTP1, "") != nil {
 		t.Error("it is still kept")
 	}
 }
@@ -105,12 +105,12 @@ func TestIdleConnectionsToEndpointsEnd(t *testing.T) {
 func TestClosedConnectionsAreNoticed(t *testing.T) {
 	port, conns := server(t)
 	_, e := endpoint(t, upstream.Config{IdleTimeout: time.Second}, port)
-	e.Keep(open(t, e))
+	e.Direct().Keep(open(t, e))
 	(<-conns).Close()
 	wait(t, func() bool {
-		c := e.Take(upstream.HTTP1, "")
+		c := e.Direct().Take(upstream.HTTP1, "")
 		if c != nil {
-			e.Keep(c) // it is not idle for long
+			e.Direct().Keep(c) // it is not idle for long
 		}
 		return c == nil
 	})

@@ -18,6 +18,8 @@ type identity struct {
 	addr     netip.AddrPort
 	pod      string
 	workload string
+	node     string
+	host     bool // on the node's own network
 	udp      bool
 }
 
@@ -35,14 +37,17 @@ type Endpoint struct {
 	gone    atomic.Bool  // named by nobody any more
 
 	protected atomic.Bool
+	reach     atomic.Int32          // a Reach
+	avoid     atomic.Int64          // until when its node's proxy is passed by, since the set's start
+	neighbour *neighbour            // the proxy of its node
 	where     atomic.Pointer[Place] // never nil
 
 	refs, ready int // groups that name it, and of these the ones that may pick it; guarded by the set's mutex
 
-	kept kept // connections for HTTP/1
+	direct Way
 
-	mu    sync.Mutex
-	pools map[poolKey]Pool // of net/http; guarded by mu
+	mu   sync.Mutex
+	ways map[wayKey]*Way // to another node; guarded by mu
 }
 
 // Address returns "ip:port".
@@ -84,8 +89,7 @@ type DialError struct {
 func (e *DialError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Address, e.Err) }
 func (e *DialError) Unwrap() error { return e.Err }
 
-// Dial connects to the endpoint. Its errors are *DialError; unless ctx ended they put the endpoint aside for a moment.
-func (e *Endpoint) Dial(ctx context.Context) (net.Conn, error) {
+func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 	network := "tcp"
 	if e.id.udp {
 		network = "udp"
@@ -104,9 +108,12 @@ func (e *Endpoint) Dial(ctx context.Context) (net.Conn, error) {
 
 // Failed puts the endpoint aside for a moment, as long as there are others, and counts as a fault.
 func (e *Endpoint) Failed() {
-	e.failed.Store(e.config.now())
+	e.pass()
 	e.Fault()
 }
+
+// pass puts the endpoint aside for a moment, as long as there are others.
+func (e *Endpoint) pass() { e.failed.Store(e.config.now()) }
 
 // Fault counts something that failed at the endpoint: a connect, an exchange that it broke off, an answer that says so.
 // Some in a row eject it: it is set aside, as long as enough others are left.
@@ -149,27 +156,31 @@ func keyOf(p HTTPProtocol, serverName string) poolKey {
 	return key
 }
 
-// HTTP returns the endpoint's pool for a protocol. serverName is asked for in TLS handshakes.
-func (e *Endpoint) HTTP(p HTTPProtocol, serverName string) Pool {
-	key := keyOf(p, serverName)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	pool, ok := e.pools[key]
-	if !ok {
-		pool = newPool(e, key)
-		if e.pools == nil {
-			e.pools = map[poolKey]Pool{}
+// HTTP returns the pool for a protocol. serverName is asked for in TLS handshakes.
+func (w *Way) HTTP(p HTTPProtocol, serverName string) Pool {
+	key := keyOf(w.Protocol(p), serverName)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	kept, ok := w.pools[key]
+	if ok {
+		if until := time.Duration(kept.until.Load()); until == 0 || w.endpoint.config.since() < until {
+			return kept
 		}
-		e.pools[key] = pool
+		kept.CloseIdleConnections() // what is under way on them goes on
 	}
-	return pool
+	kept = newPool(w, key)
+	if w.pools == nil {
+		w.pools = map[poolKey]*pool{}
+	}
+	w.pools[key] = kept
+	return kept
 }
 
 func (e *Endpoint) closeIdle() {
-	e.kept.close()
+	e.direct.closeIdle()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, p := range e.pools {
-		p.CloseIdleConnections()
+	for _, w := range e.ways {
+		w.closeIdle()
 	}
 }

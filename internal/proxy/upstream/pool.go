@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -32,9 +33,33 @@ const (
 	pingTimeout = 10 * time.Second
 )
 
-func newPool(e *Endpoint, key poolKey) Pool {
+// pool is a transport and when it takes no more requests.
+type pool struct {
+	*http.Transport
+	until atomic.Int64 // since the set's start; 0 = never
+}
+
+// ends notes when a connection of the pool can't be used any more: then all of them are replaced.
+func (p *pool) ends(at time.Duration) {
+	for {
+		old := p.until.Load()
+		if old != 0 && old <= int64(at) || p.until.CompareAndSwap(old, int64(at)) {
+			return
+		}
+	}
+}
+
+func newPool(w *Way, key poolKey) *pool {
+	e := w.endpoint
+	p := &pool{}
 	t := &http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := w.Dial(ctx)
+			if at := e.usableUntil(c); at != 0 {
+				p.ends(at)
+			}
+			return c, err
+		},
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    e.config.MaxIdle,
 		IdleConnTimeout:        e.config.IdleTimeout,
@@ -53,7 +78,17 @@ func newPool(e *Endpoint, key poolKey) Pool {
 		t.Protocols.SetHTTP2(true)
 		t.DialTLSContext = e.dialTLS(key.serverName, "h2", "http/1.1")
 	}
-	return t
+	p.Transport = t
+	return p
+}
+
+// usableUntil is until when requests may be sent on a connection, since the set's start; 0 = for ever.
+func (e *Endpoint) usableUntil(c net.Conn) time.Duration {
+	ages, ok := c.(interface{ Fresh() time.Time })
+	if !ok {
+		return 0
+	}
+	return max(e.config.since()+time.Until(ages.Fresh()), 1)
 }
 
 // dialTLS is for transports: they see a connection once it is ready for requests.
@@ -77,7 +112,7 @@ func (e *Endpoint) tlsConfig(serverName string, protocols ...string) *tls.Config
 // shakeHands connects with TLS. The handshake counts as a part of the connect: until it is done nothing was sent, so
 // another endpoint may be tried.
 func (e *Endpoint) shakeHands(ctx context.Context, config *tls.Config) (c *tls.Conn, raw net.Conn, err error) {
-	raw, err = e.Dial(ctx)
+	raw, err = e.dial(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

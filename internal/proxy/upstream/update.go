@@ -68,7 +68,7 @@ func parse(name string, e *configv1.Endpoints) ([]port, error) {
 			if ep.GetPort() == 0 || ep.GetPort() > 65535 {
 				return nil, fmt.Errorf("port %d: endpoint %s has port %d", key.Port, ip, ep.GetPort())
 			}
-			id := identity{netip.AddrPortFrom(ip.Unmap(), uint16(ep.GetPort())), ep.GetPod(), ep.GetWorkload(), key.UDP}
+			id := identity{netip.AddrPortFrom(ip.Unmap(), uint16(ep.GetPort())), ep.GetPod(), ep.GetWorkload(), ep.GetNode(), ep.GetHostNetwork(), key.UDP}
 			if !unique[id] {
 				unique[id] = true
 				list.members = append(list.members, member{id, ep.GetDraining(), ep.GetProtected(), Place{ep.GetNode(), ep.GetZone()}})
@@ -111,11 +111,13 @@ func (s *Set) resolve(p port, others bool) *members {
 		e, ok := s.endpoints[item.identity]
 		if !ok {
 			e = &Endpoint{
-				id: item.identity, address: item.addr.String(), config: &s.config, set: s,
+				id: item.identity, address: item.addr.String(), config: &s.config, set: s, neighbour: s.neighbour(item.node),
 			}
 			if others {
 				e.born = s.config.now()
 			}
+			e.direct.endpoint = e
+			s.locate(e)
 			s.endpoints[item.identity] = e
 		}
 		e.protected.Store(item.protected)

@@ -21,6 +21,7 @@ type Config struct {
 	IdleTimeout    time.Duration // of a pooled connection; default 30 s
 	MaxIdle        int           // pooled connections per endpoint; default 1,024
 	Penalty        time.Duration // how long an endpoint that could not be connected to is passed over; default 1 s
+	Tunnels        Tunnels       // needed once Reroute says that there are some
 
 	// Ejection says when endpoints that fail are set aside; default 5 failures in a row, 10 s that double up to 5 minutes.
 	// Negative Failures: never.
@@ -74,13 +75,26 @@ type Set struct {
 	groups    map[Key]*Group // guarded by mu
 	services  map[string][]Key
 	endpoints map[identity]*Endpoint
+	reach     func(node string) Reach // nil = all directly
+	nodes     map[string]*neighbour   // by name; those of nodes that are gone stay, as few as they are
 }
 
 // NewSet returns an empty Set.
 func NewSet(c Config) *Set {
 	return &Set{
 		config: c.withDefaults(), groups: map[Key]*Group{}, services: map[string][]Key{}, endpoints: map[identity]*Endpoint{},
+		nodes: map[string]*neighbour{},
 	}
+}
+
+// neighbour returns the proxy of a node. The set's mutex is held.
+func (s *Set) neighbour(node string) *neighbour {
+	n := s.nodes[node]
+	if n == nil {
+		n = &neighbour{}
+		s.nodes[node] = n
+	}
+	return n
 }
 
 // Group is the endpoints behind one port of a service. It stays the same while they change, and is safe for concurrent
@@ -136,6 +150,13 @@ func (s *Set) drop(k Key) {
 		s.assign(g, &members{})
 		delete(s.groups, k)
 	}
+}
+
+// Only is a group of one endpoint, for who has chosen already.
+func Only(e *Endpoint) *Group {
+	g := &Group{set: e.set}
+	g.members.Store(&members{all: []*Endpoint{e}, ready: []*Endpoint{e}})
+	return g
 }
 
 // Len returns the number of endpoints that may be picked.

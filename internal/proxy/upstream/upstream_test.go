@@ -139,7 +139,7 @@ func TestDialErrorsAreKnown(t *testing.T) {
 	e := list("127.0.0.1")
 	e.Ports[0].Endpoints[0].Port = uint32(port)
 	update(t, s, "shop/web", e)
-	_, err = g.Pick().Dial(t.Context())
+	_, err = g.Pick().Direct().Dial(t.Context())
 	var dial *upstream.DialError
 	if !errors.As(err, &dial) || !strings.HasPrefix(err.Error(), "connect to 127.0.0.1:") {
 		t.Errorf("%v", err)

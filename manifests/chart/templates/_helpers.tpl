@@ -64,6 +64,11 @@ seccompProfile:
 {{- $out | uniq | sortAlpha | toJson -}}
 {{- end }}
 
+{{/* Who certifies identities: tulle, spire or off. Stock Traefik has none. */}}
+{{- define "tulle.identityMode" -}}
+{{ eq .Values.proxy.engine "traefik" | ternary "off" .Values.identity.mode }}
+{{- end }}
+
 {{/* How calls get to the own node's proxy: prefer-same-node or local. */}}
 {{- define "tulle.firstHop" -}}
 {{- if ne .Values.addresses.firstHop "auto" -}}

@@ -1,0 +1,431 @@
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/integration/cluster"
+	"github.com/tulle-mesh/tulle/internal/status"
+)
+
+const (
+	tunnelProtected = "e2e-tunnels"      // enforced
+	tunnelOpen      = "e2e-tunnels-open" // not protected
+	tunnelPort      = 15008
+
+	byProxyLabel = "tulle.dev/e2e-proxy" // of the nodes that have a proxy
+)
+
+// tunnelSuite is servers on the first two nodes, "one" and "two", in a protected namespace and in one that isn't. The
+// clients of all nodes call all of them.
+type tunnelSuite struct {
+	e *env
+}
+
+// tunnels: calls to pods of other nodes go from proxy to proxy, over mutual TLS that outlives certificates, roots and
+// controllers.
+func tunnels(t *testing.T, e *env) {
+	e.needEmbedded(t)
+	s := &tunnelSuite{e: e}
+	defer s.settle(t, "tulle", time.Hour, 5*time.Minute)
+	s.settle(t, "tulle", shortLife, rootSpread)
+	e.run(t, "-n", meshNamespace, "rollout", "restart", "daemonset/tulle-proxy") // what they hold now lasts an hour
+	e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
+	s.deploy(t)
+	t.Run("calls", s.calls)
+	t.Run("strangers", s.strangers)
+	t.Run("nothing is in the clear", func(t *testing.T) { s.capture(t, false) })
+	t.Run("renewal and another root", s.rotation)
+	t.Run("a node without a proxy", s.noProxy)
+	t.Run("without controllers", s.noControllers)
+	t.Run("in the clear, if it has to be", func(t *testing.T) {
+		s.settle(t, "off", time.Hour, 5*time.Minute)
+		s.capture(t, true)
+	})
+}
+
+// settle changes what the mesh knows of identities.
+func (s *tunnelSuite) settle(t *testing.T, mode string, life, spread time.Duration) {
+	t.Helper()
+	s.e.setValues(t, "--set", "identity.mode="+mode, "--set", "identity.svidLife="+life.String(), "--set", "identity.ca.spread="+spread.String())
+	s.e.rollout(t, meshNamespace, "deployment/tulle-controller", "daemonset/tulle-proxy")
+}
+
+func (s *tunnelSuite) deploy(t *testing.T) {
+	for ns, label := range map[string]string{tunnelProtected: "tulle.dev/access: enforce", tunnelOpen: `tulle.dev/access: "off"`} {
+		s.e.namespace(t, ns, label)
+		for i, name := range []string{"one", "two"} {
+			s.e.apply(t, ns, file(t, "tunnels.yaml", "$NAME", name, "$NODE", s.e.clients[i].node))
+		}
+		s.e.run(t, "-n", ns, "wait", "--for=condition=Ready", "pods", "--all", "--timeout="+rolloutTimeout.String())
+	}
+}
+
+// forms are a call in every protocol that says the text to the server, and gets it back.
+func forms(name, ns, text string) map[string][]string {
+	host := name + "." + ns + ".mesh."
+	head := []string{"-method", "POST", "-body", text, "-H", "X-Text: " + text, "http://" + host + "/" + text}
+	return map[string][]string{
+		"http": append([]string{"get", "-n", "20", "-c", "4", "-keepalive"}, head...),
+		"h2c":  append([]string{"get", "-n", "20", "-c", "4", "-keepalive", "-h2c"}, head...),
+		"tcp":  {"tcp", "-n", "20", "-c", "4", "-send", text, host + ":9000"},
+		"udp":  {"udp", "-n", "20", "-c", "4", "-send", text, host + ":9002"},
+	}
+}
+
+// calls: all of them pass, those to the other node by tunnels alone, and the server knows who calls.
+func (s *tunnelSuite) calls(t *testing.T) {
+	for i, c := range s.e.clients[:2] {
+		for j, name := range []string{"one", "two"} {
+			for _, ns := range []string{tunnelProtected, tunnelOpen} {
+				t.Run(fmt.Sprintf("from %s to %s in %s", c.node, name, ns), func(t *testing.T) {
+					for protocol, args := range forms(name, ns, "hello") {
+						s.e.inARow(t, protocol, 2, settleTimeout, func() error { return c.allOK(t, args...) })
+						before := s.of(t, c.node)
+						got := c.call(t, args...)
+						if got.OK != 20 || got.ByPod[name] != 20 || got.Last == nil {
+							t.Errorf("%s: %+v", protocol, got)
+							continue
+						}
+						by := s.of(t, c.node).minus(before)
+						if by.plain != 0 || (by.tunnelled > 0 || by.kept > 0) && i == j {
+							t.Errorf("%s: %+v", protocol, by)
+						}
+						if i != j && protocol == "tcp" && by.tunnelled < 20 { // the others go on with those that they have
+							t.Errorf("%s went by no tunnel: %+v", protocol, by)
+						}
+						s.sawCaller(t, protocol, got.Last.Headers["X-Forwarded-Client-Cert"], "spiffe://cluster.local/ns/"+ns+"/sa/"+name)
+					}
+				})
+			}
+		}
+	}
+	for _, c := range s.e.clients[:2] {
+		if n := s.of(t, c.node); n.tunnelled == 0 || n.kept == 0 {
+			t.Errorf("the proxy of %s has made no tunnels, or used none twice: %+v", c.node, n)
+		}
+	}
+}
+
+func (s *tunnelSuite) sawCaller(t *testing.T, protocol string, values []string, server string) {
+	t.Helper()
+	if want := "By=" + server + ";URI=spiffe://cluster.local/ns/" + clientNamespace + "/sa/default"; (protocol == "http" || protocol == "h2c") && !slices.Equal(values, []string{want}) {
+		t.Errorf("%s: the server was told %q, want %q", protocol, values, want)
+	}
+}
+
+// strangers get through to what isn't protected, and are refused by what is, on either node.
+func (s *tunnelSuite) strangers(t *testing.T) {
+	ns := s.e.namespace(t, "e2e-tunnels-strangers")
+	s.e.apply(t, ns, file(t, "clients.yaml"))
+	s.e.rollout(t, ns, "daemonset/client")
+	for _, c := range s.e.clientsOf(t, ns, "app=client")[:2] {
+		for _, name := range []string{"one", "two"} {
+			s.e.inARow(t, "refusals", 2, settleTimeout, func() error {
+				if got := c.call(t, "get", "-n", "5", "http://"+name+"."+tunnelProtected+".mesh./"); got.ByStatus[403] != 5 || got.LastReply["Tulle-Reason"] != "source-denied" {
+					return fmt.Errorf("from %s to %s: %+v", c.node, name, got)
+				}
+				if got := c.call(t, "tcp", "-n", "5", name+"."+tunnelProtected+".mesh.:9000"); got.OK != 0 {
+					return fmt.Errorf("from %s to %s by TCP: %+v", c.node, name, got)
+				}
+				return c.allOK(t, "get", "-n", "5", "http://"+name+"."+tunnelOpen+".mesh./")
+			})
+		}
+	}
+}
+
+// ways is how a proxy has carried calls to other nodes.
+type ways struct{ tunnelled, kept, plain, handshakes float64 }
+
+func (w ways) minus(o ways) ways {
+	return ways{w.tunnelled - o.tunnelled, w.kept - o.kept, w.plain - o.plain, w.handshakes - o.handshakes}
+}
+
+func (s *tunnelSuite) of(t *testing.T, node string) (w ways) {
+	t.Helper()
+	for _, p := range s.e.proxies(t) {
+		if p.node == node {
+			m := s.e.metrics(t, p, proxyMetricsPort)
+			w.tunnelled += m.sum("tulle_proxy_tunnel_client_connections_total", nil)
+			w.kept += m.sum("tulle_proxy_tunnel_client_reused_total", nil)
+			w.plain += m.sum("tulle_proxy_plain_total", nil)
+			w.handshakes += m.sum("tulle_proxy_tunnel_client_handshakes_total", nil)
+		}
+	}
+	return w
+}
+
+// capture looks at the cable of the second node while it is called, and calls, in all protocols.
+func (s *tunnelSuite) capture(t *testing.T, want bool) {
+	var texts []string
+	text := func(protocol string, from int) string {
+		return fmt.Sprintf("a-text-that-is-in-no-other-packet-%s-%d", protocol, from)
+	}
+	for _, protocol := range []string{"http", "h2c", "tcp", "udp"} {
+		texts = append(texts, text(protocol, 0), text(protocol, 1))
+	}
+	// Also what changes protocol or node while a mode takes effect is through with it by then.
+	for i, c := range s.e.clients[:2] {
+		for _, args := range forms([]string{"two", "one"}[i], tunnelProtected, "hello") {
+			s.e.inARow(t, "calls", 2, settleTimeout, func() error { return c.allOK(t, args...) })
+		}
+	}
+	capture, err := s.e.embedded.Capture(s.e.clients[1].node, texts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range s.e.clients[:2] {
+		for _, protocol := range []string{"http", "h2c", "tcp", "udp"} {
+			for _, ns := range []string{tunnelProtected, tunnelOpen} {
+				if err := c.allOK(t, forms([]string{"two", "one"}[i], ns, text(protocol, i))[protocol]...); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	seen, err := capture.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v", seen)
+	s.judge(t, seen, texts, want)
+}
+
+func (s *tunnelSuite) judge(t *testing.T, seen cluster.Seen, texts []string, want bool) {
+	t.Helper()
+	if seen.Packets < 100 || seen.Lost > 0 {
+		t.Errorf("%d packets were seen, and %d were not", seen.Packets, seen.Lost)
+	}
+	for _, text := range texts {
+		if n := seen.Found[text]; (n > 0) != want {
+			t.Errorf("%q was in %d packets", text, n)
+		}
+	}
+}
+
+// rotation: certificates are renewed and the root is replaced under 200 requests a second, and none of them fails.
+func (s *tunnelSuite) rotation(t *testing.T) {
+	before := map[string]served{}
+	for _, p := range s.e.proxies(t) {
+		before[p.name] = s.served(t, p)
+	}
+	from := s.of(t, s.e.clients[0].node)
+	var loads []*load
+	for i, c := range s.e.clients[:2] {
+		name := []string{"two", "one"}[i]
+		loads = append(loads, c.load(t, "rotation", "-rate", "100", "-per-conn", "50", "http://"+name+"."+tunnelProtected+".mesh./", "http://"+name+"."+tunnelOpen+".mesh./"))
+	}
+	s.e.underWay(t, 2)
+	s.e.run(t, "-n", meshNamespace, "annotate", "--overwrite", "secret", "tulle-identity-ca", "tulle.dev/rotate=now")
+	s.e.inARow(t, "certificates by the new root", 1, 3*settleTimeout, func() error {
+		for _, p := range s.e.proxies(t) {
+			now, was := s.served(t, p), before[p.name]
+			if now.root == was.root || now.serial == was.serial {
+				return fmt.Errorf("the proxy of %s shows certificate %s by root %s", p.node, now.serial, now.root)
+			}
+		}
+		return nil
+	})
+	renewed := time.Now()
+	for _, p := range s.e.proxies(t) { // and once more, by the same root
+		was := s.served(t, p)
+		s.e.eventually(t, "another renewal", func() error {
+			if now := s.served(t, p); now.serial == was.serial {
+				return fmt.Errorf("the proxy of %s has shown certificate %s for %v", p.node, now.serial, time.Since(renewed))
+			}
+			return nil
+		})
+	}
+	for _, l := range loads {
+		got := l.stop(t)
+		t.Logf("from %s: %d requests in %.0f s, the slowest took %.0f ms", l.client.node, got.Calls, got.Seconds, got.MaxMS)
+		if got.Failed > 0 || got.ByStatus[200] != got.Calls || float64(got.Calls) < 90*got.Seconds {
+			t.Errorf("%d of %d requests from %s failed: %v, by status %v", got.Failed, got.Calls, l.client.node, got.Errors, got.ByStatus)
+		}
+	}
+	if by := s.of(t, s.e.clients[0].node).minus(from); by.handshakes == 0 || by.plain > 0 {
+		t.Errorf("the proxy of %s: %+v", s.e.clients[0].node, by)
+	}
+}
+
+// served is what a proxy shows to others.
+type served struct{ serial, root string }
+
+// served asks a proxy for its certificate, as anybody may, and finds out which of the mesh's roots is behind it.
+func (s *tunnelSuite) served(t *testing.T, p pod) served {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), execTimeout)
+	defer cancel()
+	raw, err := s.e.embedded.DialIn(ctx, p.node, net.JoinHostPort(p.ip, fmt.Sprint(tunnelPort)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	var shown []*x509.Certificate
+	c := tls.Client(raw, &tls.Config{
+		NextProtos: []string{"tulle-tunnel/1"}, MinVersion: tls.VersionTLS13,
+		InsecureSkipVerify: true, //nolint:gosec // it is looked at below
+		VerifyConnection: func(state tls.ConnectionState) error {
+			shown = state.PeerCertificates
+			return errEnough
+		},
+	})
+	if err := c.HandshakeContext(ctx); !errors.Is(err, errEnough) {
+		t.Fatal(err)
+	}
+	chain := x509.NewCertPool()
+	for _, ca := range shown[1:] {
+		chain.AddCert(ca)
+	}
+	rest := []byte(s.e.run(t, "-n", meshNamespace, "get", "configmap", "tulle-trust", "-o", `jsonpath={.data.ca\.crt}`))
+	for block, rest := pem.Decode(rest); block != nil; block, rest = pem.Decode(rest) {
+		root, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots := x509.NewCertPool()
+		roots.AddCert(root)
+		if _, err := shown[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: chain, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err == nil {
+			return served{shown[0].SerialNumber.String(), root.SerialNumber.String()}
+		}
+	}
+	t.Fatalf("the proxy of %s shows a certificate by no root of the mesh: %v", p.node, shown[0])
+	return served{}
+}
+
+var errEnough = errors.New("enough was seen")
+
+// noProxy: pods of a node without a proxy are no endpoints where they are protected, and called in the clear where they
+// are not.
+func (s *tunnelSuite) noProxy(t *testing.T) {
+	e, c, without := s.e, s.e.clients[0], s.e.clients[1].node
+	e.run(t, "label", "nodes", "--all", "--overwrite", byProxyLabel+"=yes")
+	patch := func(value string) {
+		e.run(t, "-n", meshNamespace, "patch", "daemonset", "tulle-proxy", "--type=strategic", "-p",
+			`{"spec": {"template": {"spec": {"nodeSelector": {"`+byProxyLabel+`": `+value+`}}}}}`)
+		e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
+	}
+	patch(`"yes"`)
+	defer func() {
+		e.run(t, "label", "nodes", "--all", "--overwrite", byProxyLabel+"=yes")
+		patch("null")
+		e.run(t, "label", "nodes", "--all", byProxyLabel+"-")
+	}()
+	e.run(t, "label", "node", without, byProxyLabel+"-")
+	e.inARow(t, "503", 3, settleTimeout, func() error {
+		for _, h2c := range []string{"-h2c=false", "-h2c=true"} {
+			got := c.call(t, "get", "-n", "5", h2c, "http://two."+tunnelProtected+".mesh./")
+			if got.ByStatus[503] != 5 || got.LastReply["Tulle-Reason"] != "no-proxy-at-destination" {
+				return fmt.Errorf("%s: by status %v, %v", h2c, got.ByStatus, got.LastReply)
+			}
+		}
+		return nil
+	})
+	before := s.of(t, c.node)
+	for protocol, args := range forms("two", tunnelOpen, "hello") {
+		if err := c.allOK(t, args...); err != nil {
+			t.Errorf("not protected, by %s: %v", protocol, err)
+		}
+	}
+	if by := s.of(t, c.node).minus(before); by.plain == 0 || by.tunnelled != 0 {
+		t.Errorf("what isn't protected: %+v", by)
+	}
+	for _, protocol := range []string{"tcp", "udp"} {
+		if got := c.call(t, slices.Insert(forms("two", tunnelProtected, "hello")[protocol], 1, "-timeout", "1s")...); got.OK != 0 {
+			t.Errorf("protected, by %s: %+v", protocol, got)
+		}
+	}
+	for protocol, args := range forms("one", tunnelProtected, "hello") { // nothing is wrong on the own node
+		if err := c.allOK(t, args...); err != nil {
+			t.Errorf("on the own node, by %s: %v", protocol, err)
+		}
+	}
+	e.eventually(t, "tulle status", func() error {
+		out, err := e.tulle(t, e.release, "status", "-o", "json")
+		if err != nil {
+			return err
+		}
+		var st status.Status
+		if err := json.Unmarshal([]byte(out), &st); err != nil {
+			return err
+		}
+		if id := st.Leader.Identity; id == nil || !slices.Equal(id.WithoutProxy, []string{without}) {
+			return fmt.Errorf("it says %+v", id)
+		}
+		return nil
+	})
+	e.run(t, "label", "node", without, byProxyLabel+"=yes")
+	e.inARow(t, "calls again", 3, settleTimeout, func() error { return c.allOK(t, forms("two", tunnelProtected, "hello")["http"]...) })
+}
+
+// noControllers: for longer than half of a certificate's life nobody renews any, and every call to the other node goes by
+// a tunnel all the same. The pods' own addresses count for as long, so that the destination only audits.
+func (s *tunnelSuite) noControllers(t *testing.T) {
+	e := s.e
+	s.settle(t, "tulle", outageLife, rootSpread)
+	e.run(t, "label", "--overwrite", "namespace", tunnelProtected, "tulle.dev/access=audit")
+	defer e.run(t, "label", "--overwrite", "namespace", tunnelProtected, "tulle.dev/access=enforce")
+	// Those that last short are all renewed within seconds of each other, and by half of that life none of them ends.
+	e.inARow(t, "certificates that last longer", 1, settleTimeout, func() error {
+		return s.each(t, func(m metrics) error {
+			if left := time.Until(time.Unix(int64(m.sum("tulle_proxy_svid_expiry_timestamp_seconds", nil)), 0)); left < outageLife*7/10 {
+				return fmt.Errorf("the first ends in %v", left)
+			}
+			return nil
+		})
+	})
+	e.run(t, "-n", meshNamespace, "scale", "deployment/tulle-controller", "--replicas=0")
+	defer func() {
+		e.run(t, "-n", meshNamespace, "scale", "deployment/tulle-controller", "--replicas=2")
+		e.rollout(t, meshNamespace, "deployment/tulle-controller")
+	}()
+	e.run(t, "-n", meshNamespace, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=controller", "--timeout="+settleTimeout.String())
+	before := s.of(t, e.clients[0].node)
+	var loads []*load
+	for i, c := range e.clients[:2] {
+		loads = append(loads, c.load(t, "outage", "-rate", "100", "-per-conn", "5", "http://"+[]string{"two", "one"}[i]+"."+tunnelProtected+".mesh./"))
+	}
+	e.inARow(t, "renewals that are overdue", 1, outageLife, func() error {
+		return s.each(t, func(m metrics) error {
+			if overdue, all := m.sum("tulle_proxy_svids_overdue", nil), m.sum("tulle_proxy_identities", nil); overdue < all {
+				return fmt.Errorf("%v of %v", overdue, all)
+			}
+			return nil
+		})
+	})
+	for _, l := range loads {
+		if got := l.stop(t); got.Failed > 0 || got.ByStatus[200] != got.Calls || got.Calls == 0 {
+			t.Errorf("%d of %d requests from %s failed: %v, by status %v", got.Failed, got.Calls, l.client.node, got.Errors, got.ByStatus)
+		}
+	}
+	for _, c := range e.clients[:2] { // also on new connections
+		for protocol, args := range forms([]string{"two", "one"}[slices.Index(e.clients, c)], tunnelProtected, "hello") {
+			if err := c.allOK(t, args...); err != nil {
+				t.Errorf("%s: %v", protocol, err)
+			}
+		}
+	}
+	if by := s.of(t, e.clients[0].node).minus(before); by.plain > 0 || by.tunnelled == 0 {
+		t.Errorf("the proxy of %s: %+v", e.clients[0].node, by)
+	}
+}
+
+// each looks at the metrics of all proxies.
+func (s *tunnelSuite) each(t *testing.T, look func(metrics) error) error {
+	t.Helper()
+	for _, p := range s.e.proxies(t) {
+		if err := look(s.e.metrics(t, p, proxyMetricsPort)); err != nil {
+			return fmt.Errorf("the proxy of %s: %w", p.node, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,157 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tulle-mesh/tulle/internal/status"
+)
+
+// caWarning is how long before the CA's end the check fails, as the alert TulleIdentityCAEnds fires.
+const caWarning = 14 * 24 * time.Hour
+
+// identities says whether the proxies can prove for whom they call, and for how long: what the CA is, which nodes can't be
+// called by tunnel, and what the proxies say of their certificates.
+func (m *mesh) identities(ctx context.Context) ([]Finding, error) {
+	if m.status == nil || m.status.Leader.Engine != nil {
+		return nil, nil
+	}
+	i := m.status.Leader.Identity
+	if i == nil {
+		return []Finding{{Level: Note, Message: "identity.mode is off: calls between nodes are in the clear"}}, nil
+	}
+	out := authority(i, time.Now())
+	if i.NodesWithoutProxy > 0 {
+		out = append(out, Finding{
+			Level: Note, Message: fmt.Sprintf("%d nodes have pods and no ready proxy: protected pods there can be called from their own node only: %s", i.NodesWithoutProxy, some(i.WithoutProxy)),
+			Next: "docs/identity.md, between nodes",
+		})
+	}
+	if i.PlainNodes > 0 {
+		out = append(out, Finding{
+			Level: Note, Message: fmt.Sprintf("calls to %d nodes are in the clear: the proxies there know of no identities", i.PlainNodes),
+			Next: "wait until the roll-out of the proxies ends",
+		})
+	}
+	if i.Mode == "spire" {
+		return out, nil // what proxies have is for SPIRE to say
+	}
+	held, err := m.held(ctx)
+	more := certificates(held, time.Now())
+	if len(more) > 0 && m.pause(ctx) { // a new pod's identity has none for a moment
+		held, err = m.held(ctx)
+		more = certificates(held, time.Now())
+	}
+	if err != nil {
+		return out, err
+	}
+	if len(out) == 0 && len(more) == 0 && len(held) > 0 {
+		n, first := 0.0, time.Time{}
+		for _, h := range held {
+			n += h.svids
+			if first.IsZero() || h.first.Before(first) {
+				first = h.first
+			}
+		}
+		return []Finding{{Level: OK, Message: fmt.Sprintf("%.0f certificates of identities are valid, the first ends %s, the CA %s",
+			n, first.UTC().Format(time.RFC3339), i.CAEnds.Format(time.DateOnly))}}, nil
+	}
+	return append(out, more...), nil
+}
+
+// authority says what is wrong with the CA.
+func authority(i *status.Identity, now time.Time) []Finding {
+	const next = "docs/runbook.md, TulleIdentityNoCA"
+	switch left := i.CAEnds.Sub(now); {
+	case i.Mode == "spire":
+		return nil
+	case i.CAEnds.IsZero():
+		return []Finding{{Level: Failed, Message: "no CA is there to sign identities with", Next: next}}
+	case left < 0:
+		return []Finding{{Level: Failed, Message: "the CA that signs identities has ended", Next: next}}
+	case left < caWarning:
+		return []Finding{{Level: Failed, Message: "the CA that signs identities ends " + i.CAEnds.Format(time.RFC3339), Next: "docs/runbook.md, TulleIdentityCAEnds"}}
+	}
+	return nil
+}
+
+// held is what a proxy says of its identities.
+type held struct {
+	pod                        string
+	identities, svids, overdue float64
+	first                      time.Time // to end
+}
+
+// held asks the proxies that run.
+func (m *mesh) held(ctx context.Context) ([]held, error) {
+	all := make([]held, len(m.pods))
+	var g errgroup.Group
+	g.SetLimit(askersAtOnce)
+	for i, pod := range m.pods {
+		if pod.Status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil {
+			continue
+		}
+		g.Go(func() error {
+			data, err := m.Cluster.PodGet(ctx, m.Namespace, pod.Name, 15020, "/metrics")
+			if err != nil {
+				return err
+			}
+			parser := expfmt.NewTextParser(model.UTF8Validation)
+			families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
+			if err != nil {
+				return fmt.Errorf("read the metrics of pod %s: %w", pod.Name, err)
+			}
+			if families["tulle_proxy_identities"] == nil {
+				return nil // it knows of none
+			}
+			all[i] = held{
+				pod: pod.Name, identities: gauge(families["tulle_proxy_identities"]), svids: gauge(families["tulle_proxy_svids"]),
+				overdue: gauge(families["tulle_proxy_svids_overdue"]),
+				first:   time.Unix(int64(gauge(families["tulle_proxy_svid_expiry_timestamp_seconds"])), 0),
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(h held) bool { return h.pod == "" }), nil
+}
+
+func gauge(f *dto.MetricFamily) float64 {
+	total := 0.0
+	for _, metric := range f.GetMetric() {
+		total += metric.GetGauge().GetValue()
+	}
+	return total
+}
+
+// certificates says which proxies lack some, or will.
+func certificates(all []held, now time.Time) []Finding {
+	var missing, overdue []string
+	for _, h := range all {
+		if n := h.identities - h.svids; n > 0 {
+			missing = append(missing, fmt.Sprintf("%s (%.0f of %.0f)", h.pod, n, h.identities))
+		}
+		if h.overdue > 0 {
+			overdue = append(overdue, fmt.Sprintf("%s (%.0f, the first ends in %s)", h.pod, h.overdue, h.first.Sub(now).Round(time.Second)))
+		}
+	}
+	var out []Finding
+	if len(missing) > 0 {
+		out = append(out, Finding{Level: Failed, Message: "identities without a valid certificate: " + some(missing), Next: "docs/runbook.md, TulleIdentityMissing"})
+	}
+	if len(overdue) > 0 {
+		out = append(out, Finding{Level: Failed, Message: "certificates that should have been renewed: " + some(overdue), Next: "docs/runbook.md, TulleIdentityOverdue"})
+	}
+	return out
+}
