@@ -58,7 +58,7 @@ func (e *env) enforced(t *testing.T) (urls []string) {
 	ns := e.namespace(t, "e2e-upgrade-enforced", "tulle.dev/access: enforce")
 	e.apply(t, ns, file(t, "backend.yaml", "$NAME", "web", "$REPLICAS", "2", "$VERSION", "v1"))
 	e.apply(t, ns, `
-{apiVersion: specs.smi-spec.io/v1alpha4, kind: TCPRoute, metadata: {name: all}, spec: {}}
+{apiVersion: specs.smi-spec.io/v1alpha4, kind: TCPRoute, metadata: {name: all}, spec: {matches: {}}}
 ---
 {apiVersion: access.smi-spec.io/v1alpha3, kind: TrafficTarget, metadata: {name: web}, spec: {destination: {kind: ServiceAccount, name: default}, rules: [{kind: TCPRoute, name: all}], sources: [{kind: ServiceAccount, name: default, namespace: `+clientNamespace+`}]}}`)
 	e.rollout(t, ns, "deployment/web")
