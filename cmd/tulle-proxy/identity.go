@@ -156,7 +156,11 @@ func (i *identities) Apply(u configv1.Update) []configv1.Refusal {
 			delete(i.nodes, k.Name)
 		}
 	}
-	i.now.Store(i.neighbours())
+	// A controller that says nothing of proxies is of a version, or has settings, without identities: others may have told
+	// other nodes' proxies to call here, and these are who they were.
+	if len(i.nodes) > 0 {
+		i.now.Store(i.neighbours())
+	}
 	i.want()
 	return refused
 }

@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
@@ -70,4 +72,39 @@ func TestReadyWithACertificate(t *testing.T) {
 	}
 	var none *identities
 	none.awaitOwn(t.Context()) // there are to be none
+}
+
+// On the way back to a version without identities, a proxy whose controller has none any more still serves those that other
+// controllers sent here.
+func TestNeighboursOutliveTheirController(t *testing.T) {
+	i := &identities{log: slog.New(slog.DiscardHandler), port: 15008, nodes: map[string]*configv1.NodeProxies{}}
+	i.now.Store(&neighbours{})
+	apply := func(u configv1.Update) {
+		if refused := i.Apply(u); len(refused) > 0 {
+			t.Fatal(refused)
+		}
+	}
+	peer := func(text string) string {
+		node, _ := i.peer(netip.MustParseAddr(text))
+		return node
+	}
+	n1 := resource(t, "n1", &configv1.NodeProxies{Ready: []string{"10.0.1.1"}, All: []string{"10.0.1.1", "10.0.1.2"}})
+	n2 := resource(t, "n2", &configv1.NodeProxies{All: []string{"10.0.2.1"}})
+	apply(configv1.Update{Set: []configv1.Resource{n1, n2}})
+	if peer("10.0.1.2") != "n1" || peer("10.0.2.1") != "n2" || peer("10.0.9.9") != "" || len(i.proxies("n1")) != 1 || len(i.proxies("n2")) != 0 {
+		t.Errorf("%+v", i.now.Load())
+	}
+	apply(configv1.Update{Removed: []configv1.Key{n2.Key}})
+	if peer("10.0.2.1") != "" {
+		t.Error("a node that is gone has a proxy still")
+	}
+	apply(configv1.Update{Removed: []configv1.Key{n1.Key}})
+	if peer("10.0.1.2") != "n1" {
+		t.Error("a proxy that goes on calling here is nobody any more")
+	}
+	n3 := resource(t, "n3", &configv1.NodeProxies{All: []string{"10.0.3.1"}})
+	apply(configv1.Update{Set: []configv1.Resource{n3}})
+	if peer("10.0.1.2") != "" || peer("10.0.3.1") != "n3" {
+		t.Error("what another controller says is not what counts")
+	}
 }

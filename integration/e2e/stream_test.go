@@ -38,8 +38,8 @@ type stream struct {
 	node string // what the requests say, which is not to be believed
 }
 
-// openStream opens a stream that ends with ctx. Whether it is served shows when something is received.
-func openStream(ctx context.Context, c streamConfig) (*stream, error) {
+// connect makes a connection to a controller.
+func (c streamConfig) connect() (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 			MinVersion: tls.VersionTLS13, RootCAs: c.roots, ServerName: "tulle-controller." + meshNamespace + ".svc",
@@ -51,7 +51,12 @@ func openStream(ctx context.Context, c streamConfig) (*stream, error) {
 	if c.token != "" {
 		options = append(options, grpc.WithPerRPCCredentials(bearer(c.token)))
 	}
-	conn, err := grpc.NewClient("passthrough:///controller", options...)
+	return grpc.NewClient("passthrough:///controller", options...)
+}
+
+// openStream opens a stream that ends with ctx. Whether it is served shows when something is received.
+func openStream(ctx context.Context, c streamConfig) (*stream, error) {
+	conn, err := c.connect()
 	if err != nil {
 		return nil, err
 	}

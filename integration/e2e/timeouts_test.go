@@ -19,5 +19,6 @@ const (
 
 	shortLife  = 20 * time.Second // of the tunnels suite: that of certificates, which are renewed under load
 	outageLife = 3 * time.Minute  // the same: of those that have to do without controllers
+	workerGap  = 5 * time.Second  // the same: between the end of a worker and an answer by the next one on another node
 	rootSpread = 20 * time.Second // how long a new root is trusted before it signs
 )

@@ -8,12 +8,20 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+
+	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/integration/cluster"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
@@ -39,17 +47,22 @@ func tunnels(t *testing.T, e *env) {
 	defer s.settle(t, "tulle", time.Hour, 5*time.Minute)
 	s.settle(t, "tulle", shortLife, rootSpread)
 	e.run(t, "-n", meshNamespace, "rollout", "restart", "daemonset/tulle-proxy") // what they hold now lasts an hour
-	e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
+	s.rolledOut(t)
 	s.deploy(t)
 	t.Run("calls", s.calls)
 	t.Run("strangers", s.strangers)
+	t.Run("another node's identity", s.stolen)
 	t.Run("nothing is in the clear", func(t *testing.T) { s.capture(t, false) })
 	t.Run("renewal and another root", s.rotation)
+	t.Run("a roll-out of the proxies", s.rollout)
+	t.Run("SIGKILL of the other node's worker", s.killWorker)
 	t.Run("a node without a proxy", s.noProxy)
 	t.Run("without controllers", s.noControllers)
 	t.Run("in the clear, if it has to be", func(t *testing.T) {
-		s.settle(t, "off", time.Hour, 5*time.Minute)
+		s.under(t, "off", func() { s.settle(t, "off", time.Hour, 5*time.Minute) })
 		s.capture(t, true)
+		s.under(t, "on", func() { s.settle(t, "tulle", time.Hour, 5*time.Minute) })
+		s.calls(t)
 	})
 }
 
@@ -57,7 +70,197 @@ func tunnels(t *testing.T, e *env) {
 func (s *tunnelSuite) settle(t *testing.T, mode string, life, spread time.Duration) {
 	t.Helper()
 	s.e.setValues(t, "--set", "identity.mode="+mode, "--set", "identity.svidLife="+life.String(), "--set", "identity.ca.spread="+spread.String())
+	s.rolledOut(t)
+}
+
+// rolledOut waits until nothing of the mesh runs but what is to: what is about to end has metrics, too.
+func (s *tunnelSuite) rolledOut(t *testing.T) {
+	t.Helper()
 	s.e.rollout(t, meshNamespace, "deployment/tulle-controller", "daemonset/tulle-proxy")
+	s.e.inARow(t, "the end of the old proxies", 1, rolloutTimeout, func() error {
+		if ps := s.e.proxies(t); len(ps) != len(s.e.clients) {
+			return fmt.Errorf("%d proxies on %d nodes", len(ps), len(s.e.clients))
+		}
+		return nil
+	})
+}
+
+// under runs what under 200 requests a second between the first two nodes, half of them with bodies, which nobody may send
+// twice. None of them fails.
+func (s *tunnelSuite) under(t *testing.T, name string, what func()) {
+	t.Helper()
+	var loads []*load
+	for i, c := range s.e.clients[:2] {
+		host := []string{"two", "one"}[i]
+		protected, open := "http://"+host+"."+tunnelProtected+".mesh./", "http://"+host+"."+tunnelOpen+".mesh./"
+		loads = append(loads, c.load(t, name+"-get", "-rate", "50", "-per-conn", "20", protected, open),
+			c.load(t, name+"-post", "-rate", "50", "-per-conn", "20", "-method", "POST", "-body", "a body", protected, open))
+	}
+	s.e.underWay(t, 2)
+	what()
+	s.e.underWay(t, 2)
+	for _, l := range loads {
+		got := l.stop(t)
+		t.Logf("%s from %s: %d requests in %.0f s, the slowest took %.0f ms", l.name, l.client.node, got.Calls, got.Seconds, got.MaxMS)
+		if got.Failed > 0 || got.ByStatus[200] != got.Calls || got.Calls == 0 {
+			t.Errorf("%d of %d requests of %s from %s failed: %v, by status %v, %v", got.Failed, got.Calls, l.name, l.client.node, got.Errors, got.ByStatus, got.LastReply)
+		}
+	}
+}
+
+// rollout replaces all proxies. Those of the other node are called by tunnel all the while.
+func (s *tunnelSuite) rollout(t *testing.T) {
+	s.under(t, "roll-out", func() {
+		s.e.run(t, "-n", meshNamespace, "rollout", "restart", "daemonset/tulle-proxy")
+		s.rolledOut(t)
+	})
+	for _, c := range s.e.clients[:2] {
+		if n := s.of(t, c.node); n.tunnelled == 0 {
+			t.Errorf("the new proxy of %s has made no tunnels: %+v", c.node, n)
+		}
+	}
+}
+
+// killWorker: the second node's worker loses its keys with its life. The next one has others soon, and until then nothing that
+// is protected goes in the clear.
+func (s *tunnelSuite) killWorker(t *testing.T) {
+	c, on := s.e.clients[0], s.e.clients[1].node
+	before := s.of(t, c.node)
+	url := "http://two." + tunnelProtected + ".mesh./"
+	l := c.load(t, "killed", "-rate", "100", "-per-conn", "20", url)
+	s.e.inARow(t, "the load", 2, settleTimeout, func() error { return c.allOK(t, "get", url) })
+	for _, p := range s.e.proxies(t) {
+		if p.node != on {
+			continue
+		}
+		ps, err := s.e.embedded.ContainerProcesses(t.Context(), meshNamespace, p.name, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, one := range ps {
+			if strings.Contains(strings.Join(one.Args, " "), "worker") {
+				if err := one.Signal(syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	s.e.inARow(t, "the load", 5, settleTimeout, func() error { return c.allOK(t, "get", url) })
+	got := l.stop(t)
+	t.Logf("worker killed: %d requests, %d failed, longest gap %.0f ms: %v, by status %v", got.Calls, got.Failed, got.GapMS, got.Errors, got.ByStatus)
+	if got.GapMS >= float64(workerGap.Milliseconds()) {
+		t.Errorf("no request succeeded for %.0f ms after the death of the other node's worker, want under %v", got.GapMS, workerGap)
+	}
+	if by := s.of(t, c.node).minus(before); by.plain > 0 || by.handshakes == 0 {
+		t.Errorf("the proxy of %s: %+v", c.node, by)
+	}
+}
+
+// stolen: whoever has a proxy's token gets the identities that run on its node, and no other; and what he gets is of no use
+// from any other address.
+func (s *tunnelSuite) stolen(t *testing.T) {
+	e := s.e
+	var here, there pod
+	for _, p := range e.proxies(t) {
+		switch p.node {
+		case e.clients[0].node:
+			here = p
+		case e.clients[1].node:
+			there = p
+		}
+	}
+	token := e.token(t, meshNamespace, "tulle-proxy", "tulle", here.name)
+	key, csr, err := identity.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mine [][]byte
+	for _, tc := range []struct {
+		what, token, namespace, account string
+		want                            codes.Code
+	}{
+		{"what runs there", token, tunnelProtected, "one", codes.OK},
+		{"the proxy's own", token, meshNamespace, "tulle-proxy", codes.OK},
+		{"what runs on another node", token, tunnelProtected, "two", codes.PermissionDenied},
+		{"what runs nowhere", token, "kube-system", "default", codes.PermissionDenied},
+		{"another node's token", e.token(t, meshNamespace, "tulle-proxy", "tulle", there.name), tunnelProtected, "one", codes.PermissionDenied},
+		{"a token of no pod", e.token(t, meshNamespace, "tulle-proxy", "tulle", ""), tunnelProtected, "one", codes.Unauthenticated},
+		{"a workload's token", e.token(t, clientNamespace, "default", "tulle", e.clients[0].pod), clientNamespace, "default", codes.Unauthenticated},
+		{"no token", "", tunnelProtected, "one", codes.Unauthenticated},
+	} {
+		chain, err := s.sign(t, tc.token, tc.namespace, tc.account, csr)
+		if grpcstatus.Code(err) != tc.want {
+			t.Errorf("%s: %v, want %v", tc.what, err, tc.want)
+		}
+		if tc.account == "one" && err == nil {
+			mine = chain
+		}
+	}
+	if mine == nil {
+		t.FailNow()
+	}
+	if got := s.use(t, there, tls.Certificate{Certificate: mine, PrivateKey: key}); got != "unknown-peer" {
+		t.Errorf("a certificate of the first node's proxy, used by somebody else at the second node's: %q", got)
+	}
+}
+
+// sign asks a controller for a certificate.
+func (s *tunnelSuite) sign(t *testing.T, token, namespace, account string, csr []byte) ([][]byte, error) {
+	t.Helper()
+	e := s.e
+	controller := e.pods(t, meshNamespace, "app.kubernetes.io/component=controller")[0]
+	conn, err := streamConfig{dial: e.dialer(t, controller, pushPort), roots: e.meshCA(t), token: token}.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), execTimeout)
+	defer cancel()
+	var resp configv1.SignResponse
+	err = conn.Invoke(ctx, "/tulle.config.v1.Identity/Sign", &configv1.SignRequest{Namespace: namespace, ServiceAccount: account, Csr: csr}, &resp)
+	return resp.GetChain(), err
+}
+
+// use opens a tunnel by hand and says why it is refused.
+func (s *tunnelSuite) use(t *testing.T, at pod, certificate tls.Certificate) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), execTimeout)
+	defer cancel()
+	raw, err := s.e.embedded.DialIn(ctx, at.node, net.JoinHostPort(at.ip, fmt.Sprint(tunnelPort)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	c := tls.Client(raw, &tls.Config{
+		NextProtos: []string{"tulle-tunnel/1"}, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate},
+		InsecureSkipVerify: true, //nolint:gosec // who answers is not the question
+	})
+	if err := c.SetDeadline(time.Now().Add(settleTimeout)); err != nil {
+		t.Fatal(err)
+	}
+	server := s.e.pods(t, tunnelProtected, "app=two")[0]
+	preamble, err := json.Marshal(map[string]any{
+		"address": server.ip + ":9000", "pod": tunnelProtected + "/two", "service": tunnelProtected + "/two", "port": 9000,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const open, refused = 1, 3
+	if _, err := c.Write(append([]byte{open, byte(len(preamble) >> 8), byte(len(preamble))}, preamble...)); err != nil {
+		t.Fatal(err)
+	}
+	head := make([]byte, 3)
+	if _, err := io.ReadFull(c, head); err != nil {
+		t.Fatal(err)
+	}
+	why := make([]byte, int(head[1])<<8|int(head[2]))
+	if _, err := io.ReadFull(c, why); err != nil {
+		t.Fatal(err)
+	}
+	if head[0] != refused {
+		t.Fatalf("it was answered with %d %q", head[0], why)
+	}
+	return string(why)
 }
 
 func (s *tunnelSuite) deploy(t *testing.T) {
@@ -84,6 +287,18 @@ func forms(name, ns, text string) map[string][]string {
 
 // calls: all of them pass, those to the other node by tunnels alone, and the server knows who calls.
 func (s *tunnelSuite) calls(t *testing.T) {
+	for i, c := range s.e.clients[:2] { // what isn't protected doesn't wait for certificates, nor for proxies
+		s.e.inARow(t, "tunnels", 2, settleTimeout, func() error {
+			before := s.of(t, c.node)
+			if err := c.allOK(t, forms([]string{"two", "one"}[i], tunnelOpen, "hello")["tcp"]...); err != nil {
+				return err
+			}
+			if by := s.of(t, c.node).minus(before); by.plain > 0 || by.tunnelled < 20 {
+				return fmt.Errorf("the proxy of %s: %+v", c.node, by)
+			}
+			return nil
+		})
+	}
 	for i, c := range s.e.clients[:2] {
 		for j, name := range []string{"one", "two"} {
 			for _, ns := range []string{tunnelProtected, tunnelOpen} {
@@ -318,6 +533,7 @@ func (s *tunnelSuite) noProxy(t *testing.T) {
 	defer func() {
 		e.run(t, "label", "nodes", "--all", "--overwrite", byProxyLabel+"=yes")
 		patch("null")
+		s.rolledOut(t)
 		e.run(t, "label", "nodes", "--all", byProxyLabel+"-")
 	}()
 	e.run(t, "label", "node", without, byProxyLabel+"-")
@@ -401,6 +617,12 @@ func (s *tunnelSuite) noControllers(t *testing.T) {
 			}
 			return nil
 		})
+	})
+	e.eventually(t, "tulle check", func() error {
+		if _, err := e.tulle(t, e.release, "check"); err == nil || !strings.Contains(err.Error(), "certificates that should have been renewed") {
+			return fmt.Errorf("it doesn't warn: %w", err)
+		}
+		return nil
 	})
 	for _, l := range loads {
 		if got := l.stop(t); got.Failed > 0 || got.ByStatus[200] != got.Calls || got.Calls == 0 {

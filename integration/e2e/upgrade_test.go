@@ -37,6 +37,7 @@ func upgrades(t *testing.T, e *env) {
 		r.urls = append(r.urls, fmt.Sprintf("http://s%d.%s.mesh./", i, ns))
 	}
 	e.apply(t, ns, all.String())
+	r.urls = append(r.urls, e.enforced(t)...)
 	for _, c := range e.clients {
 		e.inARow(t, "every service from "+c.node, 3, rolloutTimeout, func() error { return c.allOK(t, append([]string{"get"}, r.urls...)...) })
 	}
@@ -48,6 +49,25 @@ func upgrades(t *testing.T, e *env) {
 			r.under(t, step.name, func(t *testing.T) { e.upgrade(t, step.to) })
 		})
 	}
+}
+
+// enforced makes services that access control is enforced on, of a pod on any node, and returns their URLs. How calls between
+// nodes are proven may differ between two versions; that they pass may not.
+func (e *env) enforced(t *testing.T) (urls []string) {
+	t.Helper()
+	ns := e.namespace(t, "e2e-upgrade-enforced", "tulle.dev/access: enforce")
+	e.apply(t, ns, file(t, "backend.yaml", "$NAME", "web", "$REPLICAS", "2", "$VERSION", "v1"))
+	e.apply(t, ns, `
+{apiVersion: specs.smi-spec.io/v1alpha4, kind: TCPRoute, metadata: {name: all}, spec: {matches: {}}}
+---
+{apiVersion: access.smi-spec.io/v1alpha3, kind: TrafficTarget, metadata: {name: web}, spec: {destination: {kind: ServiceAccount, name: default}, rules: [{kind: TCPRoute, name: all}], sources: [{kind: ServiceAccount, name: default, namespace: `+clientNamespace+`}]}}`)
+	e.rollout(t, ns, "deployment/web")
+	for i := range 8 {
+		name := fmt.Sprintf("e%d", i)
+		e.apply(t, ns, "{apiVersion: v1, kind: Service, metadata: {name: "+name+"}, spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}}")
+		urls = append(urls, fmt.Sprintf("http://%s.%s.mesh./", name, ns))
+	}
+	return urls
 }
 
 // upgrade runs a release's own `tulle upgrade`; afterwards nothing but that release runs.

@@ -350,43 +350,16 @@ func TestNewPoliciesEndLiveConnectionsToAnotherNode(t *testing.T) {
 
 func TestDatagramsToAnotherNode(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
-	server, err := net.ListenPacket("udp", net.JoinHostPort(webAt, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	go func() {
-		b := make([]byte, 1<<16)
-		for {
-			n, from, err := server.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = server.WriteTo(append([]byte(from.String()+" "), b[:n]...), from)
-		}
-	}()
+	server := whoUDP(t)
 	front := c.expose("dns", udpPort, allow("shop/client", enforce, udpRule), server.LocalAddr().String())
 	c.holds(c.a)
-	ask := func(conn net.Conn, text string) (string, error) {
-		if _, err := io.WriteString(conn, text); err != nil {
-			return "", err
-		}
-		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-		b := make([]byte, 1<<16)
-		n, err := conn.Read(b)
-		_, said, _ := strings.Cut(string(b[:n]), " ")
-		if err == nil && said != text {
-			err = fmt.Errorf("%q came back as %q", text, said)
-		}
-		port, _, _ := strings.Cut(string(b[:n]), " ")
-		return port, err
-	}
+
 	flows := map[string]bool{}
 	for i := range 20 {
 		conn := udpFrom(t, clientAt, front)
 		var port string
 		for _, text := range []string{"one", strings.Repeat("x", 9000), fmt.Sprint(i)} {
-			got, err := ask(conn, text)
+			got, err := askUDP(conn, text)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -417,8 +390,74 @@ func TestDatagramsToAnotherNode(t *testing.T) {
 	silent("after the policy changed", clientAt)
 	c.b.set("shop/web", allow("shop/client", enforce, udpRule))
 	eventually(t, func() error {
-		_, err := ask(udpFrom(t, clientAt, front), "again")
+		_, err := askUDP(udpFrom(t, clientAt, front), "again")
 		return err
+	})
+}
+
+// whoUDP is a server in a pod that answers with who asks and what was said.
+func whoUDP(t *testing.T) net.PacketConn {
+	t.Helper()
+	server, err := net.ListenPacket("udp", net.JoinHostPort(webAt, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	go func() {
+		b := make([]byte, 1<<16)
+		for {
+			n, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = server.WriteTo(append([]byte(from.String()+" "), b[:n]...), from)
+		}
+	}()
+	return server
+}
+
+// askUDP sends a datagram to such a server and returns who asked, to it.
+func askUDP(conn net.Conn, text string) (string, error) {
+	if _, err := io.WriteString(conn, text); err != nil {
+		return "", err
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	b := make([]byte, 1<<16)
+	n, err := conn.Read(b)
+	_, said, _ := strings.Cut(string(b[:n]), " ")
+	if err == nil && said != text {
+		err = fmt.Errorf("%q came back as %q", text, said)
+	}
+	port, _, _ := strings.Cut(string(b[:n]), " ")
+	return port, err
+}
+
+// Flows that begin later than certificates allow get a connection with newer ones; those that there are go on.
+func TestFlowsBeginOnFreshConnections(t *testing.T) {
+	c := newCluster(t, clusterOptions{life: 4 * time.Second})
+	c.holds(c.a)
+	server := whoUDP(t)
+	front := c.expose("dns", udpPort, allow("shop/client", enforce, udpRule), server.LocalAddr().String())
+	first := udpFrom(t, clientAt, front)
+	connections := func() float64 { return c.a.metric("tulle_proxy_tunnel_client_connections_total") }
+	eventually(t, func() error {
+		_, err := askUDP(first, "first")
+		return err
+	})
+	if n := connections(); n != 1 {
+		t.Fatalf("%v connections for one flow", n)
+	}
+	eventually(t, func() error {
+		if _, err := askUDP(first, "first"); err != nil {
+			return err
+		}
+		if _, err := askUDP(udpFrom(t, clientAt, front), "another"); err != nil {
+			return err
+		}
+		if connections() < 2 {
+			return errors.New("all flows share the first connection still")
+		}
+		return nil
 	})
 }
 

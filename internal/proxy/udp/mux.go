@@ -61,11 +61,13 @@ func (s *Server) join(w *upstream.Way) *muxed {
 	return m.add()
 }
 
-// open says that flows may be added. Only who holds the server's mutex adds any.
+// open says that flows may be added: those that begin later than the certificates allow get a connection with newer ones.
+// Only who holds the server's mutex adds any.
 func (m *mux) open() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.over
+	ages, ok := m.conn.(interface{ Fresh() time.Time })
+	return !m.over && (!ok || time.Now().Before(ages.Fresh()))
 }
 
 func (m *mux) add() *muxed {
