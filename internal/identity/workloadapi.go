@@ -12,6 +12,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -47,9 +48,14 @@ func NewWorkloadAPI(c WorkloadAPIConfig) *WorkloadAPI {
 	return &WorkloadAPI{config: c, changed: make(chan struct{})}
 }
 
+// maxAnswer bounds what the API says at once, which is everything: an SVID takes about 2 KB, and where entries are of all
+// nodes there may be thousands. gRPC's own bound is 4 MiB.
+const maxAnswer = 64 << 20
+
 // Run follows the API until ctx ends.
 func (w *WorkloadAPI) Run(ctx context.Context) error {
-	client, err := workloadapi.New(ctx, workloadapi.WithAddr(w.config.Addr))
+	client, err := workloadapi.New(ctx, workloadapi.WithAddr(w.config.Addr),
+		workloadapi.WithDialOptions(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer))))
 	if err != nil {
 		return fmt.Errorf("open Workload API %s: %w", w.config.Addr, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // agent serves a Workload API on a socket, as SPIRE's agent does.
@@ -195,6 +196,19 @@ func TestWorkloadAPIEndsIdentities(t *testing.T) {
 	if _, err := w.SVID(t.Context(), web); err != nil { // it is asked again
 		t.Error(err)
 	}
+}
+
+// All that is registered comes in one answer.
+func TestWorkloadAPIGivesMuchAtOnce(t *testing.T) {
+	now := time.Now()
+	a, w, _ := serveAgent(t, nil)
+	web := account(t, testDomain, "shop", "web")
+	r := issue(t, now, []ID{web}, newRoot(t, testDomain, now))
+	for proto.Size(r) < 5<<20 {
+		r.Svids = append(r.Svids, r.GetSvids()...)
+	}
+	a.set(r)
+	within(t, "an SVID", func() bool { return has(w, web) })
 }
 
 func TestWorkloadAPIStatus(t *testing.T) {
