@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +15,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 )
 
 // agent serves a Workload API on a socket, as SPIRE's agent does.
@@ -204,9 +204,7 @@ func TestWorkloadAPIGivesMuchAtOnce(t *testing.T) {
 	a, w, _ := serveAgent(t, nil)
 	web := account(t, testDomain, "shop", "web")
 	r := issue(t, now, []ID{web}, newRoot(t, testDomain, now))
-	for proto.Size(r) < 5<<20 {
-		r.Svids = append(r.Svids, r.GetSvids()...)
-	}
+	r.Svids[0].Hint = strings.Repeat("x", 5<<20) // in place of thousands of SVIDs, which take long to read
 	a.set(r)
 	within(t, "an SVID", func() bool { return has(w, web) })
 }

@@ -277,6 +277,17 @@ func spireEntries(t *testing.T, c *spireCluster) {
 		})
 	}
 	byOther, byClient := func() string { return call(other, front) }, func() string { return call(client, front) }
+	// SVIDs that last, so that they don't end by themselves.
+	for _, name := range spireAccounts["node-a"] {
+		c.server.unregister("node-a", name)
+	}
+	c.server.register(time.Hour, nil, map[string][]string{"node-a": spireAccounts["node-a"]})
+	patiently(t, "SVIDs that last", func() error {
+		if first := c.a.spire.Status(time.Now(), []identity.ID{c.self(), c.id("shop", "client"), c.id("shop", "other")}); first.Held != 3 || time.Until(first.FirstEnd) < 30*time.Minute {
+			return fmt.Errorf("%+v", first)
+		}
+		return nil
+	})
 	expect("other has an identity", "200", byOther)
 
 	stop := keepCalling(t, clientAt, front)
@@ -288,7 +299,12 @@ func spireEntries(t *testing.T, c *spireCluster) {
 	}
 	// The proxy's own goes, and then the last that there is.
 	c.server.unregister("node-a", "tulle-system/tulle-proxy")
-	expect("nobody can't be shown as nobody", "503 no-certificate", func() string { return call(httpFrom(t, nobodyAt, false), front) })
+	patiently(t, "the proxy has none", func() error {
+		if c.a.has(c.self()) {
+			return errors.New("it has one")
+		}
+		return nil
+	})
 	expect("client still has one", "200", byClient)
 	c.server.unregister("node-a", "shop/client")
 	expect("client has none", "503 no-certificate", byClient)
