@@ -17,7 +17,7 @@ PACKAGES   := ./...
 LINT_VERSION := $(shell sed -n 's/^.*golangci-lint\/v2 \(v[^ ]*\).*/\1/p' integration/tools/go.mod)
 LINT       := $(CACHE)/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build images test lint format generate check unit conformance traefik e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
+.PHONY: help build images test lint format generate check unit conformance traefik spire e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ unit: ## unit, golden and standalone tests
 
 traefik: ## stock Traefik's decoder and rule parser, and stock Traefik itself, over all that is rendered for it
 	integration/traefik.sh
+
+spire: ## SVIDs from a real SPIRE server and agents
+	integration/spire.sh -v
 
 e2e: ## the suites on a real cluster: the embedded one (Linux, root), or the one that KUBECONFIG names
 	integration/e2e.sh
@@ -71,7 +74,7 @@ bench: ## benchmarks of the packages, and the data plane beside nginx, HAProxy a
 	go test -run '^$$' -bench . -benchmem $(PACKAGES)
 	integration/bench.sh -write docs/performance.md
 
-soak: ## what takes too long for `make test`
+soak: spire ## what takes too long for `make test`
 	TULLE_SOAK=1 integration/e2e.sh
 
 fuzz-brief: ## the parsers of HTTP/1, and Traefik's rules, for a minute

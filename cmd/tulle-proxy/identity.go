@@ -42,12 +42,13 @@ type identities struct {
 	server   *tunnel.Server
 	listener net.Listener // set before anything is served
 
-	mu    sync.Mutex // of Apply, whose state this is
-	td    identity.TrustDomain
+	mu    sync.Mutex           // of Apply, whose state this is
+	td    identity.TrustDomain // the controllers'
 	self  *configv1.Proxy
 	nodes map[string]*configv1.NodeProxies
 
-	now atomic.Pointer[neighbours] // never nil
+	now      atomic.Pointer[neighbours]         // never nil
+	accounts atomic.Pointer[map[[2]string]bool] // namespace and name of all that run here; never nil
 }
 
 // neighbours are the proxies that exist. It is immutable.
@@ -71,15 +72,18 @@ func (w *worker) newIdentities() (*identities, error) {
 	}
 	i := &identities{log: w.log, port: uint16(port), own: [2]string{w.podNamespace, proxyAccount}, nodes: map[string]*configv1.NodeProxies{}}
 	i.now.Store(&neighbours{})
+	i.want()
 	if w.identity == "spire" {
-		i.spire = identity.NewWorkloadAPI(identity.WorkloadAPIConfig{Addr: w.spireSocket, Log: w.log})
+		i.spire = identity.NewWorkloadAPI(identity.WorkloadAPIConfig{
+			Addr: w.spireSocket, Log: w.log, Ended: func(gone map[identity.ID]bool) { i.forget(w.proxy, gone) },
+		})
 		i.source = i.spire
 	} else {
 		i.signer = push.NewSigner(push.SignerConfig{Addr: w.controller, ServerName: w.controllerName, CAFile: w.caFile, TokenFile: w.tokenFile})
 		i.keeper = identity.NewKeeper(identity.KeeperConfig{Signer: asks{i.signer}, Log: w.log, Retry: 250 * time.Millisecond})
 		i.source = i.keeper
-		w.registerSVIDs(i.keeper)
 	}
+	w.registerSVIDs(i.status)
 	i.client = tunnel.NewClient(tunnel.ClientConfig{
 		Source: i.source, Self: i.who, Proxies: i.proxies, AnyNode: i.spire != nil, Log: w.log,
 	})
@@ -193,26 +197,53 @@ func (i *identities) neighbours() *neighbours {
 	return n
 }
 
-// want tells the keeper whose SVIDs to keep: everybody's on this node, and the proxy's own.
+// want says whose SVIDs are needed: everybody's on this node, and the proxy's own.
 func (i *identities) want() {
-	if i.keeper == nil || i.td.IsZero() {
-		return
+	accounts := map[[2]string]bool{i.own: true}
+	for _, c := range i.self.GetCallers() {
+		accounts[[2]string{c.GetNamespace(), c.GetServiceAccount()}] = true
 	}
-	seen := map[identity.ID]bool{}
-	add := func(namespace, account string) {
-		if id, err := identity.Account(i.td, namespace, account); err == nil {
-			seen[id] = true
+	i.accounts.Store(&accounts)
+	if i.keeper != nil && !i.td.IsZero() {
+		i.keeper.Want(ids(i.td, accounts)...)
+	}
+}
+
+func ids(td identity.TrustDomain, accounts map[[2]string]bool) []identity.ID {
+	out := make([]identity.ID, 0, len(accounts))
+	for a := range accounts {
+		if id, err := identity.Account(td, a[0], a[1]); err == nil {
+			out = append(out, id)
 		}
 	}
-	add(i.own[0], i.own[1])
-	for _, c := range i.self.GetCallers() {
-		add(c.GetNamespace(), c.GetServiceAccount())
+	return out
+}
+
+// forget lets go of what was made for identities that have ended while their pods run on, as SPIRE may say.
+func (i *identities) forget(p *proxy.Proxy, gone map[identity.ID]bool) {
+	accounts := map[[2]string]bool{}
+	for id := range gone {
+		if namespace, account, ok := identity.SplitAccount(id); ok {
+			accounts[[2]string{namespace, account}] = true
+		}
 	}
-	ids := make([]identity.ID, 0, len(seen))
-	for id := range seen {
-		ids = append(ids, id)
+	accounts[[2]string{}] = accounts[i.own] // who stands for nobody
+	p.Forget(func(namespace, account string) bool { return accounts[[2]string{namespace, account}] })
+}
+
+// status is how this node's SVIDs are.
+func (i *identities) status(now time.Time) identity.KeeperStatus {
+	if i.keeper != nil {
+		return i.keeper.Status(now)
 	}
-	i.keeper.Want(ids...)
+	accounts := *i.accounts.Load()
+	b := i.spire.Bundle()
+	if b == nil {
+		s := i.spire.Status(now, nil)
+		s.Wanted = len(accounts)
+		return s
+	}
+	return i.spire.Status(now, ids(b.TrustDomain(), accounts))
 }
 
 // listen takes the tunnels' socket and returns what serves it.
@@ -307,7 +338,7 @@ func (b both) Apply(u configv1.Update) []configv1.Refusal {
 }
 
 // registerSVIDs shows how SVIDs are, early enough to do something before they end.
-func (w *worker) registerSVIDs(k *identity.Keeper) {
+func (w *worker) registerSVIDs(status func(time.Time) identity.KeeperStatus) {
 	for _, g := range []struct {
 		name, help string
 		value      func(identity.KeeperStatus) float64
@@ -318,9 +349,9 @@ func (w *worker) registerSVIDs(k *identity.Keeper) {
 		{"tulle_proxy_svid_expiry_timestamp_seconds", "When the first SVID ends; 0 while there is none.", func(s identity.KeeperStatus) float64 { return unix(s.FirstEnd) }},
 	} {
 		w.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: g.name, Help: g.help},
-			func() float64 { return g.value(k.Status(time.Now())) }))
+			func() float64 { return g.value(status(time.Now())) }))
 	}
 	w.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "tulle_proxy_svid_failures_total", Help: "Requests for SVIDs that failed.",
-	}, func() float64 { return float64(k.Status(time.Now()).Failed) }))
+		Name: "tulle_proxy_svid_failures_total", Help: "Requests for SVIDs that failed; with SPIRE, how often its agent refused or did not answer.",
+	}, func() float64 { return float64(status(time.Now()).Failed) }))
 }

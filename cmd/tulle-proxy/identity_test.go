@@ -7,6 +7,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,5 +108,30 @@ func TestNeighboursOutliveTheirController(t *testing.T) {
 	apply(configv1.Update{Set: []configv1.Resource{n3}})
 	if peer("10.0.1.2") != "" || peer("10.0.3.1") != "n3" {
 		t.Error("what another controller says is not what counts")
+	}
+}
+
+// A Workload API that never answers ends nothing, and the metrics that alerts look at say that identities are missing.
+func TestWithoutAWorkloadAPI(t *testing.T) {
+	c := startController(t)
+	web, _ := web(t)
+	c.publish(t, true, web)
+	dir := t.TempDir()
+	p := startProxy(t, c, dir, "--identity", "spire", "--spire-socket", "unix://"+dir+"/none.sock")
+	p.waitReady()
+	eventually(t, "the metrics say it", func() bool {
+		_, body, err := get("http://" + p.metrics + "/metrics")
+		lines := strings.Split(body, "\n")
+		return err == nil && slices.Contains(lines, "tulle_proxy_identities 1") && slices.Contains(lines, "tulle_proxy_svids 0") &&
+			slices.ContainsFunc(lines, func(s string) bool {
+				n, ok := strings.CutPrefix(s, "tulle_proxy_svid_failures_total ")
+				return ok && n != "0"
+			})
+	})
+	if !strings.Contains(p.log.String(), "Workload API does not answer") {
+		t.Error("nothing was logged")
+	}
+	if got := p.readiness(); got != 200 {
+		t.Errorf("the proxy is not ready: %d", got)
 	}
 }

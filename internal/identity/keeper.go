@@ -260,14 +260,14 @@ func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
 }
 
-// KeeperStatus is where a Keeper stands.
+// KeeperStatus is where a Keeper stands, or a WorkloadAPI.
 type KeeperStatus struct {
 	Wanted, Held int // identities, and those of them that have a valid SVID
-	// Overdue is how many should have been renewed by now: the controller doesn't answer, or denies them.
+	// Overdue is how many should have been renewed by now: who certifies doesn't answer, or denies them.
 	Overdue int
 	// FirstEnd is when the first valid SVID ends; zero if there is none.
 	FirstEnd        time.Time
-	Renewed, Failed uint64 // requests
+	Renewed, Failed uint64 // requests; a WorkloadAPI doesn't make any: of it, Failed are its refusals and silences
 	LastError       error  // of an identity that couldn't be renewed
 }
 

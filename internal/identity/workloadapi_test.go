@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -78,9 +79,10 @@ func issue(t *testing.T, now time.Time, ids []ID, by *Issuer, roots ...*Issuer) 
 	return r
 }
 
-func TestWorkloadAPI(t *testing.T) {
-	now := time.Now()
-	a := &agent{changed: make(chan struct{})}
+// serveAgent serves a Workload API until the test ends, or stop is called, and follows it.
+func serveAgent(t *testing.T, ended func(map[ID]bool)) (a *agent, w *WorkloadAPI, stop func()) {
+	t.Helper()
+	a = &agent{changed: make(chan struct{})}
 	socket := filepath.Join(t.TempDir(), "api.sock")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -89,17 +91,46 @@ func TestWorkloadAPI(t *testing.T) {
 	server := grpc.NewServer()
 	workload.RegisterSpiffeWorkloadAPIServer(server, a)
 	go func() { _ = server.Serve(l) }()
-	defer server.Stop()
-
-	w := NewWorkloadAPI(WorkloadAPIConfig{Addr: "unix://" + socket})
+	w = NewWorkloadAPI(WorkloadAPIConfig{Addr: "unix://" + socket, Ended: ended})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		server.Stop()
+	})
+	return a, w, server.Stop
+}
 
+// within polls until what is said is true.
+func within(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.After(10 * time.Second); !is(); {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-deadline:
+			t.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
+
+// has says whether there is an SVID right now.
+func has(w *WorkloadAPI, id ID) bool {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := w.SVID(now, id)
+	return err == nil
+}
+
+func TestWorkloadAPI(t *testing.T) {
+	now := time.Now()
+	a, w, stop := serveAgent(t, nil)
 	web, proxy := account(t, testDomain, "shop", "web"), account(t, testDomain, "tulle-system", "tulle-proxy")
-	short, cancelShort := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancelShort()
-	if _, err := w.SVID(short, web); err == nil || w.Bundle() != nil {
+	within(t, "an answer", func() bool { return w.Status(now, nil).LastError != nil })
+	if has(w, web) || w.Bundle() != nil {
 		t.Error("has an SVID that nobody issued")
 	}
 
@@ -118,28 +149,109 @@ func TestWorkloadAPI(t *testing.T) {
 	// The root is replaced, and an identity leaves.
 	before := w.Bundle()
 	a.set(issue(t, now, []ID{proxy}, two, one))
-	for deadline := time.After(10 * time.Second); w.Bundle().Sum() == before.Sum(); {
-		select {
-		case <-time.After(time.Millisecond):
-		case <-deadline:
-			t.Fatal("the new root never came")
-		}
-	}
+	within(t, "the new root", func() bool { return w.Bundle().Sum() != before.Sum() })
 	if n := len(w.Bundle().Roots()); n != 2 {
 		t.Errorf("%d roots", n)
 	}
-	gone, cancelGone := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancelGone()
-	if _, err := w.SVID(gone, web); err == nil {
+	if has(w, web) {
 		t.Error("an identity that left has an SVID")
 	}
 	// The agent goes away: what it gave stays.
-	server.Stop()
-	if _, err := w.SVID(t.Context(), proxy); err != nil {
+	stop()
+	within(t, "word that it doesn't answer", func() bool { return w.Status(now, nil).LastError != nil })
+	if !has(w, proxy) {
+		t.Error("an SVID went with the agent")
+	}
+}
+
+// What the API leaves out has ended, be it the last that there was.
+func TestWorkloadAPIEndsIdentities(t *testing.T) {
+	now := time.Now()
+	gone := make(chan map[ID]bool, 1)
+	a, w, _ := serveAgent(t, func(ids map[ID]bool) { gone <- ids })
+	web, api := account(t, testDomain, "shop", "web"), account(t, testDomain, "shop", "api")
+	root := newRoot(t, testDomain, now)
+	a.set(issue(t, now, []ID{web, api}, root))
+	if _, err := w.SVID(t.Context(), web); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		next  *workload.X509SVIDResponse
+		ended ID
+	}{{issue(t, now, []ID{api}, root), web}, {nil, api}} {
+		a.set(step.next)
+		select {
+		case got := <-gone:
+			if len(got) != 1 || !got[step.ended] || has(w, step.ended) {
+				t.Errorf("%v ended, want %s", got, step.ended)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s never ended", step.ended)
+		}
+	}
+	if w.Bundle() == nil {
+		t.Error("the roots went, too: everybody is a stranger")
+	}
+	a.set(issue(t, now, []ID{web}, root))
+	if _, err := w.SVID(t.Context(), web); err != nil { // it is asked again
 		t.Error(err)
 	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
+}
+
+// All that is registered comes in one answer.
+func TestWorkloadAPIGivesMuchAtOnce(t *testing.T) {
+	now := time.Now()
+	a, w, _ := serveAgent(t, nil)
+	web := account(t, testDomain, "shop", "web")
+	r := issue(t, now, []ID{web}, newRoot(t, testDomain, now))
+	r.Svids[0].Hint = strings.Repeat("x", 5<<20) // in place of thousands of SVIDs, which take long to read
+	a.set(r)
+	within(t, "an SVID", func() bool { return has(w, web) })
+}
+
+func TestWorkloadAPIStatus(t *testing.T) {
+	now := time.Now()
+	a, w, _ := serveAgent(t, nil)
+	web, api, none := account(t, testDomain, "shop", "web"), account(t, testDomain, "shop", "api"), account(t, testDomain, "shop", "none")
+	elsewhere, err := ParseTrustDomain("elsewhere.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := account(t, elsewhere, "shop", "api")
+	root := newRoot(t, testDomain, now)
+	r := issue(t, now, []ID{web, api}, root) // which lasts an hour
+	// There may be several entries of one identity, and one of a domain whose roots don't matter.
+	r.Svids = append(r.Svids, issue(t, now.Add(-30*time.Minute), []ID{web}, root).GetSvids()...)
+	r.Svids = append(r.Svids, issue(t, now, []ID{foreign}, newRoot(t, elsewhere, now)).GetSvids()...)
+	a.set(r)
+	svid, err := w.SVID(t.Context(), web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := svid.NotAfter.Sub(now); left < 50*time.Minute {
+		t.Errorf("it holds the one of two that ends first, in %v", left)
+	}
+	if has(w, foreign) {
+		t.Error("it takes an SVID that the bundle doesn't go with")
+	}
+	for _, tc := range []struct {
+		at            time.Duration
+		held, overdue int
+	}{{0, 2, 0}, {31 * time.Minute, 2, 0}, {40 * time.Minute, 2, 2}, {61 * time.Minute, 0, 0}} {
+		s := w.Status(now.Add(tc.at), []ID{web, api, none})
+		if s.Wanted != 3 || s.Held != tc.held || s.Overdue != tc.overdue || s.FirstEnd.IsZero() != (tc.held == 0) {
+			t.Errorf("after %v: %+v", tc.at, s)
+		}
+	}
+}
+
+// A long life is renewed when availability_target says so, which may be long after its half.
+func TestOverdue(t *testing.T) {
+	for life, want := range map[time.Duration]time.Duration{
+		time.Hour: 24 * time.Minute, 48 * time.Hour: 19*time.Hour + 12*time.Minute, 30 * 24 * time.Hour: 19*time.Hour + 12*time.Minute,
+	} {
+		if got := overdue(life); got != want {
+			t.Errorf("%v: %v, want %v", life, got, want)
+		}
 	}
 }

@@ -76,6 +76,12 @@ func (c *change) forgetCallers() {
 	}
 }
 
+// Forget closes what was kept for callers whose identity has ended while their pods run on. Nobody, whom the proxies' own
+// identity stands for, is the caller without a name.
+func (p *Proxy) Forget(gone func(namespace, account string) bool) {
+	p.set.Forget(func(c upstream.Caller) bool { return gone(c.Namespace, c.ServiceAccount) })
+}
+
 func accounts(t *route.Table) map[upstream.Caller]bool {
 	out := make(map[upstream.Caller]bool, len(t.Callers))
 	for _, c := range t.Callers {

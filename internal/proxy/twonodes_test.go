@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -48,6 +49,8 @@ type cluster struct {
 	far       share.Config // of the nodes that are made from now on
 	mute      bool
 	drainIdle time.Duration
+	spire     map[string]string
+	log       *slog.Logger
 
 	mu     sync.Mutex
 	record identity.Record
@@ -65,7 +68,9 @@ type farNode struct {
 	addr    netip.Addr
 	sockets *sockets
 	metrics *prometheus.Registry
-	keeper  *identity.Keeper
+	source  identity.Source
+	keeper  *identity.Keeper      // nil with SPIRE
+	spire   *identity.WorkloadAPI // nil without
 	client  *tunnel.Client
 	server  *tunnel.Server
 	listen  netip.AddrPort
@@ -78,6 +83,9 @@ type clusterOptions struct {
 	mute bool         // node-b gets no SVIDs
 
 	drainIdle time.Duration // default 50 ms
+
+	spire map[string]string // where the Workload API of each node is; without, the cluster has a CA
+	log   *slog.Logger      // of who follows it
 }
 
 func newCluster(t testing.TB, o clusterOptions) *cluster {
@@ -88,6 +96,7 @@ func newCluster(t testing.TB, o clusterOptions) *cluster {
 	}
 	c := &cluster{
 		t: t, td: td, target: 20000, at: map[string]netip.AddrPort{}, drainIdle: cmp.Or(o.drainIdle, 50*time.Millisecond),
+		spire: o.spire, log: o.log,
 		authority: identity.NewAuthority(identity.AuthorityConfig{TrustDomain: td, Life: max(o.life, 0)}),
 	}
 	c.rotate()
@@ -122,7 +131,7 @@ func (c *cluster) rotate() {
 	c.record = c.record.Next(root.Roots(), now, c.authority.Config().Keep())
 	c.authority.Update(c.record, root)
 	for _, n := range []*farNode{c.a, c.b} {
-		if n != nil {
+		if n != nil && n.keeper != nil {
 			n.keeper.Trust(c.authority.Bundle())
 		}
 	}
@@ -155,13 +164,12 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 	c.t.Helper()
 	n := &farNode{
 		t: c.t, name: name, addr: netip.MustParseAddr(addr), sockets: newSockets(), metrics: prometheus.NewRegistry(),
-		keeper: identity.NewKeeper(identity.KeeperConfig{Signer: certifier{c, name}, Retry: 20 * time.Millisecond}),
-		me:     &configv1.Proxy{Node: name, InSlices: true, Callers: pods, PodRanges: []string{addr + "/24"}},
+		me: &configv1.Proxy{Node: name, InSlices: true, Callers: pods, PodRanges: []string{addr + "/24"}},
 	}
-	n.keeper.Trust(c.authority.Bundle())
-	c.want(n)
+	identities := c.identities(n)
 	n.client = tunnel.NewClient(tunnel.ClientConfig{
-		Source: n.keeper, Self: c.self, Local: n.addr, IdentityWait: time.Second, HandshakeTimeout: 20 * time.Second,
+		AnyNode: n.spire != nil,
+		Source:  n.source, Self: c.self, Local: n.addr, IdentityWait: time.Second, HandshakeTimeout: 20 * time.Second,
 		Proxies: func(node string) []netip.AddrPort {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -171,13 +179,14 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 			return nil
 		},
 	})
-	tunnels := &proxy.Tunnels{Client: n.client, Source: n.keeper}
+	tunnels := &proxy.Tunnels{Client: n.client, Source: n.source}
 	n.Proxy = proxy.New(proxy.Config{
 		Sockets: n.sockets, Registerer: n.metrics, DrainIdle: c.drainIdle, IdentityWait: -1,
 		Upstream: upstream.Config{Tunnels: tunnels}, Share: c.far,
 	})
 	n.server = tunnel.NewServer(tunnel.ServerConfig{
-		Source: n.keeper, Self: c.self, Check: n.CheckTunnel, Handler: n.ServeTunnel, HandshakeTimeout: 20 * time.Second,
+		AnyNode: n.spire != nil,
+		Source:  n.source, Self: c.self, Check: n.CheckTunnel, Handler: n.ServeTunnel, HandshakeTimeout: 20 * time.Second,
 		Peer: func(a netip.Addr) (string, bool) {
 			for _, p := range []*farNode{c.a, c.b} {
 				if p != nil && p.addr == a && !c.stranger.Load() {
@@ -196,7 +205,7 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
 	var running sync.WaitGroup
 	for _, f := range []func() error{
-		func() error { return n.Run(ctx) }, func() error { return n.keeper.Run(ctx) }, func() error { return n.server.Serve(l) },
+		func() error { return n.Run(ctx) }, func() error { return identities(ctx) }, func() error { return n.server.Serve(l) },
 	} {
 		running.Go(func() {
 			if err := f(); err != nil {
@@ -216,6 +225,32 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 	return n
 }
 
+// identities gives a node its source of SVIDs, and returns what runs it.
+func (c *cluster) identities(n *farNode) func(context.Context) error {
+	if at := c.spire[n.name]; at != "" {
+		n.spire = identity.NewWorkloadAPI(identity.WorkloadAPIConfig{Addr: at, Log: c.log, Ended: n.forget})
+		n.source = n.spire
+		return n.spire.Run
+	}
+	n.keeper = identity.NewKeeper(identity.KeeperConfig{Signer: certifier{c, n.name}, Retry: 20 * time.Millisecond})
+	n.source = n.keeper
+	n.keeper.Trust(c.authority.Bundle())
+	c.want(n)
+	return n.keeper.Run
+}
+
+// forget is what a worker does about identities that have ended.
+func (n *farNode) forget(gone map[identity.ID]bool) {
+	n.Forget(func(namespace, account string) bool {
+		for id := range gone {
+			if ns, a, ok := identity.SplitAccount(id); ok && ns == namespace && a == account {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // want tells a node's keeper who runs there.
 func (c *cluster) want(n *farNode) {
 	ids := []identity.ID{c.self()}
@@ -229,7 +264,7 @@ func (c *cluster) want(n *farNode) {
 func (c *cluster) holds(n *farNode) {
 	c.t.Helper()
 	for _, p := range n.me.GetCallers() {
-		if _, err := n.keeper.SVID(c.t.Context(), c.id(p.GetNamespace(), p.GetServiceAccount())); err != nil {
+		if _, err := n.source.SVID(c.t.Context(), c.id(p.GetNamespace(), p.GetServiceAccount())); err != nil {
 			c.t.Fatal(err)
 		}
 	}
