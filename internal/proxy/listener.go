@@ -210,10 +210,7 @@ func (p *Proxy) take(conn *net.TCPConn, b *route.Binding) {
 	case isHTTP:
 		p.http1.Serve(conn, b, account)
 	default:
-		p.accepting.Go(func() {
-			defer account.Disconnect()
-			p.tcp.Serve(conn, b)
-		})
+		p.accepting.Go(func() { p.tcp.Serve(conn, b, account.Disconnect) })
 	}
 }
 
