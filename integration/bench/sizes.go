@@ -22,9 +22,9 @@ var others = []struct {
 
 // measureSizes is what services cost when nothing happens, and when one of them changes.
 func measureSizes(ctx context.Context) (*outcome, error) {
-	rows := [][]string{{"services", "set up in", "one service's change", "memory, idle"}}
-	for _, n := range []int{1, 100, 1000, 5000} {
-		row, err := sizeOf(ctx, n)
+	rows := [][]string{{"services", "ports of each", "set up in", "one service's change", "memory, idle"}}
+	for _, n := range [][2]int{{1, 1}, {100, 1}, {1000, 1}, {5000, 1}, {4900, 4}} { // files are 20,000 with the usual limit
+		row, err := sizeOf(ctx, n[0], n[1])
 		if err != nil {
 			return nil, err
 		}
@@ -33,12 +33,12 @@ func measureSizes(ctx context.Context) (*outcome, error) {
 	return &outcome{scenario: scenario{name: "sizes", title: "what services cost when idle, and when one changes"}, rows: rows}, nil
 }
 
-func sizeOf(ctx context.Context, n int) ([]string, error) {
+func sizeOf(ctx context.Context, services, ports int) ([]string, error) {
 	var children sync.WaitGroup
 	defer children.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	t, err := child(ctx, &children, "sizes", spec{Up: "127.0.0.1:9", Protocol: "http", Services: n})
+	t, err := child(ctx, &children, "sizes", spec{Up: "127.0.0.1:9", Protocol: "http", Services: services, Ports: ports})
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func sizeOf(ctx context.Context, n int) ([]string, error) {
 		least = t.rss()
 		<-tick.C
 	}
-	return []string{fmt.Sprint(n), setUp, change, mebibytes(least)}, nil
+	return []string{fmt.Sprint(services), fmt.Sprint(ports), setUp, change, mebibytes(least)}, nil
 }
 
 // idleConnections is how many connections are held: as many as a process may have that has two sockets for each, or less.
