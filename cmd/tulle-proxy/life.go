@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/push"
@@ -82,10 +83,13 @@ func (w *worker) getReady(signal, running context.Context) (bool, error) {
 	return true, nil
 }
 
+// settle is called when a whole config is in use: what was needed to get there is given back.
 func (w *worker) settle() {
 	if err := w.held.Settle(); err != nil {
 		w.log.Error("could not give up unused sockets", "err", err)
 	}
+	// An idle proxy would keep twice of what its config takes for hours.
+	debug.FreeOSMemory()
 }
 
 // stored is where the last good config is kept; nil if there is to be none or it isn't trusted.

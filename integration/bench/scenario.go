@@ -30,6 +30,7 @@ type spec struct {
 	HTTP2    bool   // clients speak it, without TLS
 	Log      bool   // with the JSON access log
 	Services int    // how many the proxy knows; default 1
+	Ports    int    // of each service, with a listener each; default 1
 	Bare     bool   // of tulle: without the access rule
 }
 

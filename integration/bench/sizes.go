@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // others are what is measured without a load.
@@ -20,9 +22,9 @@ var others = []struct {
 
 // measureSizes is what services cost when nothing happens, and when one of them changes.
 func measureSizes(ctx context.Context) (*outcome, error) {
-	rows := [][]string{{"services", "set up in", "one service's change", "memory, idle"}}
-	for _, n := range []int{1, 100, 1000, 5000} {
-		row, err := sizeOf(ctx, n)
+	rows := [][]string{{"services", "ports of each", "set up in", "one service's change", "memory, idle"}}
+	for _, n := range [][2]int{{1, 1}, {100, 1}, {1000, 1}, {5000, 1}, {4900, 4}} { // files are 20,000 with the usual limit
+		row, err := sizeOf(ctx, n[0], n[1])
 		if err != nil {
 			return nil, err
 		}
@@ -31,12 +33,12 @@ func measureSizes(ctx context.Context) (*outcome, error) {
 	return &outcome{scenario: scenario{name: "sizes", title: "what services cost when idle, and when one changes"}, rows: rows}, nil
 }
 
-func sizeOf(ctx context.Context, n int) ([]string, error) {
+func sizeOf(ctx context.Context, services, ports int) ([]string, error) {
 	var children sync.WaitGroup
 	defer children.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	t, err := child(ctx, &children, "sizes", spec{Up: "127.0.0.1:9", Protocol: "http", Services: n})
+	t, err := child(ctx, &children, "sizes", spec{Up: "127.0.0.1:9", Protocol: "http", Services: services, Ports: ports})
 	if err != nil {
 		return nil, err
 	}
@@ -51,14 +53,25 @@ func sizeOf(ctx context.Context, n int) ([]string, error) {
 		least = t.rss()
 		<-tick.C
 	}
-	return []string{fmt.Sprint(n), setUp, change, mebibytes(least)}, nil
+	return []string{fmt.Sprint(services), fmt.Sprint(ports), setUp, change, mebibytes(least)}, nil
 }
 
-// idleConnections is as many as a process may have that has two sockets for each, with the usual limit of 20,000.
-const idleConnections = 9000
+// idleConnections is how many connections are held: as many as a process may have that has two sockets for each, or less.
+func idleConnections() (int, error) {
+	const most, others = 10_000, 200
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return 0, err
+	}
+	return int(min(most, (files.Cur-others)/2)), nil // #nosec G115
+}
 
 // measureIdle is what connections cost on which nothing happens after a first exchange.
 func measureIdle(ctx context.Context) (*outcome, error) {
+	n, err := idleConnections()
+	if err != nil {
+		return nil, err
+	}
 	rows := [][]string{{"connections", "memory before", "memory then", "each"}}
 	for _, kind := range []struct {
 		name string
@@ -68,16 +81,16 @@ func measureIdle(ctx context.Context) (*outcome, error) {
 		{"HTTP/1.1", spec{Protocol: "http", Size: 2, Services: 1}, again},
 		{"TCP", spec{Protocol: "tcp", Services: 1}, "hello"},
 	} {
-		row, err := idleOf(ctx, kind.spec, kind.say)
+		row, err := idleOf(ctx, n, kind.spec, kind.say)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", kind.name, err)
 		}
-		rows = append(rows, append([]string{fmt.Sprintf("%d %s", idleConnections, kind.name)}, row...))
+		rows = append(rows, append([]string{fmt.Sprintf("%d %s", n, kind.name)}, row...))
 	}
 	return &outcome{scenario: scenario{name: "idle", title: "what idle connections cost"}, rows: rows}, nil
 }
 
-func idleOf(ctx context.Context, s spec, say string) ([]string, error) {
+func idleOf(ctx context.Context, n int, s spec, say string) ([]string, error) {
 	var children sync.WaitGroup
 	defer children.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -93,7 +106,7 @@ func idleOf(ctx context.Context, s spec, say string) ([]string, error) {
 	}
 	before := t.rss()
 	b := make([]byte, 4<<10)
-	for range idleConnections {
+	for range n {
 		c, err := net.Dial("tcp", t.address) //nolint:noctx // the loopback
 		if err != nil {
 			return nil, err
@@ -107,7 +120,7 @@ func idleOf(ctx context.Context, s spec, say string) ([]string, error) {
 		}
 	}
 	after := t.rss()
-	return []string{mebibytes(before), mebibytes(after), fmt.Sprintf("%.1f KiB", float64(after-before)/idleConnections/1024)}, nil
+	return []string{mebibytes(before), mebibytes(after), fmt.Sprintf("%.1f KiB", float64(after-before)/float64(n)/1024)}, nil
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

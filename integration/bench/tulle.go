@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"time"
@@ -25,7 +26,13 @@ import (
 // firstPort is the target port of the service that is called.
 const firstPort = 20001
 
-// sockets let the kernel choose the addresses, and tell that of the first port.
+// bindAddress is one where no other process of this program takes ports.
+func bindAddress() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.84.%d.%d", pid>>8&255, pid&255)
+}
+
+// sockets let the kernel choose the address of the first port, and tell it.
 type sockets struct {
 	proxy.Kernel
 
@@ -33,16 +40,22 @@ type sockets struct {
 }
 
 func (o sockets) Listen(ctx context.Context, address string) (net.Listener, error) {
+	if !isFirst(address) {
+		return o.Kernel.Listen(ctx, address)
+	}
 	l, err := o.Kernel.Listen(ctx, "127.0.0.1:0")
-	if err == nil && isFirst(address) {
+	if err == nil {
 		fmt.Fprintln(o.tell, l.Addr())
 	}
 	return l, err
 }
 
 func (o sockets) ListenPacket(ctx context.Context, address string) (*net.UDPConn, error) {
+	if !isFirst(address) {
+		return o.Kernel.ListenPacket(ctx, address)
+	}
 	c, err := o.Kernel.ListenPacket(ctx, "127.0.0.1:0")
-	if err == nil && isFirst(address) {
+	if err == nil {
 		fmt.Fprintln(o.tell, c.LocalAddr())
 	}
 	return c, err
@@ -105,23 +118,26 @@ func add(u *configv1.Update, s spec, i int, up netip.AddrPort) error {
 		"tcp":  {Kind: configv1.RuleKind_RULE_KIND_TCP, Name: "all"},
 		"udp":  {Kind: configv1.RuleKind_RULE_KIND_UDP, Name: "all"},
 	}[s.Protocol]
-	e := &configv1.Endpoint{Address: up.Addr().String(), Port: uint32(up.Port()), Pod: name + "-1", Workload: id, Protected: !s.Bare}
-	return errors.Join(
-		set(u, id, &configv1.Endpoints{Namespace: "shop", Name: name, Ports: []*configv1.EndpointPort{{
-			Port: 80, Udp: s.Protocol == "udp", Endpoints: []*configv1.Endpoint{e},
-		}}}),
-		set(u, id, &configv1.Service{Namespace: "shop", Name: name, BindAddress: "127.0.0.1", Ports: []*configv1.Port{{
-			Port: 80, Protocol: protocol, TargetPort: uint32(firstPort + i),
-			Routes: []*configv1.Route{{Backends: []*configv1.Backend{{Service: id, Port: 80, Weight: 1}}}},
-		}}}),
-		set(u, id, &configv1.Policy{
-			Namespace: "shop", ServiceAccount: name, Mode: configv1.AccessMode_ACCESS_MODE_ENFORCE,
-			Grants: []*configv1.Grant{{
-				Target: "shop/allow", Rules: []*configv1.Rule{rule}, Sources: []*configv1.Source{{Namespace: "shop", ServiceAccount: "client"}},
-			}},
-			Groups: []*configv1.MatchGroup{{Name: "shop/reads", Matches: []*configv1.Match{{PathRegex: "^(?:/a/.*)", Methods: []string{"GET"}}}}},
-		}),
-	)
+	service := &configv1.Service{Namespace: "shop", Name: name, BindAddress: bindAddress()}
+	endpoints := &configv1.Endpoints{Namespace: "shop", Name: name}
+	for j := range max(s.Ports, 1) {
+		port := uint32(80 + j)                              // #nosec G115
+		target := uint32(firstPort + i*max(s.Ports, 1) + j) // #nosec G115
+		service.Ports = append(service.Ports, &configv1.Port{
+			Port: port, Protocol: protocol, TargetPort: target,
+			Routes: []*configv1.Route{{Backends: []*configv1.Backend{{Service: id, Port: port, Weight: 1}}}},
+		})
+		endpoints.Ports = append(endpoints.Ports, &configv1.EndpointPort{Port: port, Udp: s.Protocol == "udp", Endpoints: []*configv1.Endpoint{{
+			Address: up.Addr().String(), Port: uint32(up.Port()), Pod: name + "-1", Workload: id, Protected: !s.Bare,
+		}}})
+	}
+	return errors.Join(set(u, id, endpoints), set(u, id, service), set(u, id, &configv1.Policy{
+		Namespace: "shop", ServiceAccount: name, Mode: configv1.AccessMode_ACCESS_MODE_ENFORCE,
+		Grants: []*configv1.Grant{{
+			Target: "shop/allow", Rules: []*configv1.Rule{rule}, Sources: []*configv1.Source{{Namespace: "shop", ServiceAccount: "client"}},
+		}},
+		Groups: []*configv1.MatchGroup{{Name: "shop/reads", Matches: []*configv1.Match{{PathRegex: "^(?:/a/.*)", Methods: []string{"GET"}}}}},
+	}))
 }
 
 func set(u *configv1.Update, name string, m proto.Message) error {
@@ -153,6 +169,7 @@ func serveSizes(ctx context.Context, s spec) error {
 		took = append(took, time.Since(begun))
 	}
 	slices.Sort(took)
+	debug.FreeOSMemory() // as the worker does once a whole config is in use
 	fmt.Println(setUp, took[len(took)/2])
 	return p.Run(ctx)
 }

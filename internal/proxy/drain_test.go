@@ -123,6 +123,29 @@ func TestDrainWaitsForTCPAndUDPUpToItsLimit(t *testing.T) {
 	}
 }
 
+// The endpoint of a client that has ended its half may have nothing to say any more.
+func TestDrainCutsHalfClosedConnections(t *testing.T) {
+	m := start(t)
+	ended := make(chan struct{})
+	c := dialRaw(t, m.serve("db", tcpPort, rawServer(t, func(c net.Conn) {
+		_, _ = io.Copy(io.Discard, c)
+		close(ended)
+		<-t.Context().Done()
+	})))
+	c.say("hello")
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, ended, "end of what the client says")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	drained := make(chan error, 1)
+	go func() { drained <- m.Drain(ctx) }()
+	if err := within(t, drained, "end of draining"); !errors.Is(err, proxy.ErrCut) {
+		t.Errorf("drain: %v", err)
+	}
+}
+
 // Resolvers that keep their connections ask a draining proxy, too: it goes on naming the addresses, which lead elsewhere.
 func TestDrainingProxyStillNamesAddresses(t *testing.T) {
 	t.Parallel()

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
@@ -47,6 +49,9 @@ type listener struct {
 	binding atomic.Pointer[route.Binding]
 	tcp     net.Listener // one of the two
 	udp     *net.UDPConn
+
+	raw    syscall.RawConn // of tcp, once it was parked; guarded by the parking's mutex
+	closed bool            // as raw
 }
 
 // listeners are the sockets that config asks for. They belong to who holds the Proxy's mutex.
@@ -162,31 +167,61 @@ func (p *Proxy) close(s socket) {
 	}
 	p.listeners.put(s, nil)
 	o.binding.Load().Closed.Store(true)
-	o.close()
+	p.shut(o)
 	p.config.Sockets.Release(s.network, s.address)
 }
 
 // start lets the open listeners that are new accept. The config that they need is in use by now.
 func (p *Proxy) start() {
 	for _, o := range p.listeners.fresh {
-		if o.udp != nil {
+		switch {
+		case o.udp != nil:
 			p.accepting.Go(func() { p.udp.Serve(o.udp, &o.binding) })
-		} else {
-			p.accepting.Go(func() { p.accept(o) })
+		case !p.park(o):
+			p.wake(o)
 		}
 	}
 	p.listeners.fresh = nil
 }
 
-// accept hands connections to the protocol of their port until the listener is closed.
+// park lets a listener wait without a goroutine of its own until it is called. It is false if that can't be done.
+func (p *Proxy) park(o *listener) bool {
+	opened, err := p.parking.open()
+	if err != nil {
+		p.config.Log.Warn("each listener has a goroutine", "err", err)
+		return false
+	}
+	if opened {
+		p.accepting.Go(func() { p.parking.run(p.wake) })
+	}
+	return p.parking.park(o)
+}
+
+func (p *Proxy) wake(o *listener) { p.accepting.Go(func() { p.accept(o) }) }
+
+// accept hands connections to the protocol of their port until the listener is parked or closed.
 func (p *Proxy) accept(o *listener) {
 	const least, most = 5 * time.Millisecond, time.Second
-	wait := least
+	wait, called := least, false
+	o.patience(p.config.ParkAfter)
 	for {
 		c, err := o.tcp.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			switch {
+			case called:
+				o.patience(p.config.ParkAfter)
+			case p.parking.park(o):
+				return
+			default:
+				o.patience(0)
+			}
+			called = false
+			continue
+		}
+		called = true
 		if err != nil {
 			// Out of file descriptors, most likely: those who have connections may end some.
 			p.meter.AcceptFailed()
@@ -197,6 +232,17 @@ func (p *Proxy) accept(o *listener) {
 		}
 		wait = least
 		p.take(c.(*net.TCPConn), o.binding.Load())
+	}
+}
+
+// patience makes Accept come back after a while; 0 = only with a connection.
+func (o *listener) patience(d time.Duration) {
+	var end time.Time
+	if d > 0 {
+		end = time.Now().Add(d)
+	}
+	if l, ok := o.tcp.(*net.TCPListener); ok {
+		_ = l.SetDeadline(end) // fails on one that is closed, which Accept says better
 	}
 }
 
@@ -211,10 +257,7 @@ func (p *Proxy) take(conn *net.TCPConn, b *route.Binding) {
 	case isHTTP:
 		p.http1.Serve(conn, b, account)
 	default:
-		p.accepting.Go(func() {
-			defer account.Disconnect()
-			p.tcp.Serve(conn, b)
-		})
+		p.accepting.Go(func() { p.tcp.Serve(conn, b, account.Disconnect) })
 	}
 }
 
@@ -271,17 +314,20 @@ func (p *Proxy) closeAll() {
 	p.draining = true
 	for s, o := range p.listeners.open {
 		p.listeners.put(s, nil)
-		o.close()
+		p.shut(o)
 	}
 	p.newChange().commit()
+	p.parking.close()
 }
 
-func (o *listener) close() {
+// shut ends this process's use of a socket.
+func (p *Proxy) shut(o *listener) {
 	if o.udp != nil {
 		o.udp.Close()
-	} else {
-		o.tcp.Close()
+		return
 	}
+	p.parking.remove(o)
+	o.tcp.Close()
 }
 
 // put notes that a socket is open, or closed if o is nil.

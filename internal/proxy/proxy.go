@@ -43,6 +43,7 @@ type Config struct {
 	UDPIdle        time.Duration     // of UDP flows, for ports that don't say otherwise; default 30 s
 	MaxFlows       int               // UDP flows at a time, of all services; default 8,192
 	DrainIdle      time.Duration     // how long HTTP connections without a request live on when draining; default 20 s
+	ParkAfter      time.Duration     // how long a listener that nobody calls keeps a goroutine; default 1 s
 	IdentityWait   time.Duration     // how long a call waits for who its caller is; default 5 s, negative: not at all
 	Retries        balance.Allowance // of a service's requests, for each service; default 20% and 10 a second, negative: none
 	Gateways       []netip.Addr      // of the proxy's network: addresses that are no pod's
@@ -73,6 +74,7 @@ type Proxy struct {
 	leaving   atomic.Bool // as draining, for the DNS view
 	accepting sync.WaitGroup
 	taken     atomic.Int64 // connections that were accepted
+	parking   parking
 }
 
 // state is all config that is in use. It is immutable.
@@ -93,6 +95,7 @@ func New(c Config) *Proxy {
 		c.Sockets = Kernel{}
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	c.ParkAfter = cmp.Or(c.ParkAfter, time.Second)
 	c.Share.Connections, c.Share.Requests = cmp.Or(c.Share.Connections, 32_768), cmp.Or(c.Share.Requests, 16_384)
 	c.Retries.Ratio, c.Retries.PerSecond = max(cmp.Or(c.Retries.Ratio, 0.2), 0), max(cmp.Or(c.Retries.PerSecond, 10), 0)
 	p := &Proxy{

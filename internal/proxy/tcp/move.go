@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chunk is how much is read at a time. Whoever sends more than enough of them in a row is worth the pipe and the system
-// calls that splicing takes.
+// chunk is how much is read at a time: no more than a tunnel carries in one piece. Whoever sends more than enough of them
+// in a row is worth the pipe and the system calls that splicing takes.
 const (
-	chunk  = 16 << 10
+	chunk  = 16<<10 - 3
 	enough = 4
 )
 
@@ -22,8 +22,9 @@ var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 // mover passes the bytes of one direction on. While it waits it holds neither a buffer nor a pipe, as most connections
 // are idle most of the time.
 type mover struct {
-	dst, src *net.TCPConn
-	raw      syscall.RawConn
+	dst, src Conn
+	into     *net.TCPConn          // dst, if the kernel can move bytes there from src
+	raw      syscall.RawConn       // of src, if it is a plain socket
 	try      func(fd uintptr) bool // read, without a new closure for each call
 
 	buffer *[chunk]byte // nil while there is nothing in it
@@ -31,13 +32,16 @@ type mover struct {
 	err    error
 }
 
-func newMover(dst, src *net.TCPConn) (*mover, error) {
-	raw, err := src.SyscallConn()
-	if err != nil {
-		return nil, err //nolint:wrapcheck // net's own words
+func newMover(dst, src Conn) (*mover, error) {
+	m := &mover{dst: dst, src: src}
+	if from, ok := src.(*net.TCPConn); ok {
+		var err error
+		if m.raw, err = from.SyscallConn(); err != nil {
+			return nil, err //nolint:wrapcheck // net's own words
+		}
+		m.try = m.read
+		m.into, _ = dst.(*net.TCPConn)
 	}
-	m := &mover{dst: dst, src: src, raw: raw}
-	m.try = m.read
 	return m, nil
 }
 
@@ -45,7 +49,7 @@ func newMover(dst, src *net.TCPConn) (*mover, error) {
 // is read and written, which is two system calls; a stream is moved by the kernel.
 func (m *mover) move() (int64, error) {
 	var sum int64
-	for full := 0; full < enough; full++ {
+	for full := 0; full < enough || m.into == nil; full++ {
 		n, err := m.step()
 		sum += int64(n)
 		if errors.Is(err, io.EOF) {
@@ -58,23 +62,46 @@ func (m *mover) move() (int64, error) {
 			full = -1
 		}
 	}
-	n, err := m.dst.ReadFrom(m.src)
+	n, err := m.into.ReadFrom(m.src)
 	return sum + n, err //nolint:wrapcheck // net's own words
 }
 
 // step passes one chunk on.
 func (m *mover) step() (int, error) {
-	if err := m.raw.Read(m.try); err != nil {
-		return 0, err //nolint:wrapcheck // net's own words
+	if err := m.receive(); err != nil {
+		return 0, err
 	}
-	if m.err != nil {
+	if m.buffer == nil {
 		return 0, m.err
 	}
-	defer func() {
-		chunks.Put(m.buffer)
-		m.buffer = nil
-	}()
-	return m.dst.Write(m.buffer[:m.n]) //nolint:wrapcheck // net's own words
+	defer m.free()
+	n, err := m.dst.Write(m.buffer[:m.n])
+	if err != nil {
+		return n, err //nolint:wrapcheck // net's own words
+	}
+	return n, m.err
+}
+
+func (m *mover) free() {
+	chunks.Put(m.buffer)
+	m.buffer = nil
+}
+
+// receive waits for bytes and reads them. Afterwards there is a buffer, if any came, and m.err says if these were the last.
+func (m *mover) receive() error {
+	if m.raw != nil {
+		return m.raw.Read(m.try) //nolint:wrapcheck // net's own words
+	}
+	if src, ok := m.src.(interface{ Await() error }); ok {
+		if err := src.Await(); err != nil {
+			return err //nolint:wrapcheck // as above
+		}
+	}
+	m.buffer = chunks.Get().(*[chunk]byte)
+	if m.n, m.err = m.src.Read(m.buffer[:]); m.n == 0 {
+		m.free()
+	}
+	return nil
 }
 
 // read reads what there is. It is false if that is nothing.

@@ -34,7 +34,11 @@ func TestPanicCostsOneConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Serve(c.(*net.TCPConn), &route.Binding{Service: "shop/web", Port: 80})
+	over := false
+	s.Serve(c.(*net.TCPConn), &route.Binding{Service: "shop/web", Port: 80}, func() { over = true })
+	if !over {
+		t.Error("the connection is not over")
+	}
 	if err := client.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,10 @@ package tcp
 
 import (
 	"errors"
-	"io"
+	"fmt"
 	"net"
 	"os"
-	"sync"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -13,6 +13,8 @@ import (
 
 // Conn is a connection whose directions end one by one: a *net.TCPConn, or one that is tunnelled to another node. The
 // latter says by a method Reset how it is reset, and by Alive whether it still is.
+//
+// If it has a method Await, it waits by that until there is something to read, without a buffer.
 type Conn interface {
 	net.Conn
 	CloseWrite() error
@@ -33,46 +35,95 @@ const tick = 15 * time.Second
 // Run carries bytes both ways until both directions have ended, then closes both connections. The end of one direction
 // is passed on by itself; a reset ends both at once.
 func (p Pipe) Run() {
-	s := &pipeState{tick: min(tick, max(p.Idle/4, time.Millisecond)), idle: p.Idle}
-	s.last.Store(int64(time.Since(epoch)))
-	var wg sync.WaitGroup
-	wg.Go(func() { s.copy(p.Upstream, p.Client, p.In) })
-	s.copy(p.Client, p.Upstream, p.Out)
-	wg.Wait()
-	if s.broken.Load() {
-		Reset(p.Client)
-		Reset(p.Upstream)
-		return
+	over := make(chan *Panic, 1)
+	r := p.running(func(p *Panic) { over <- p })
+	go r.direction(p.Upstream, p.Client, p.In)
+	r.direction(p.Client, p.Upstream, p.Out)
+	if p := <-over; p != nil {
+		panic(fmt.Sprintf("%v\n%s", p.Value, p.Stack))
 	}
-	p.Client.Close()
-	p.Upstream.Close()
+}
+
+// Start is Run on goroutines of their own, which have done nothing before that would have made their stacks grow. ended
+// is called by the last of them.
+func (p Pipe) Start(ended func(*Panic)) {
+	r := p.running(ended)
+	go r.direction(p.Upstream, p.Client, p.In)
+	go r.direction(p.Client, p.Upstream, p.Out)
+}
+
+// Panic is what a goroutine has panicked with.
+type Panic struct {
+	Value any
+	Stack []byte
 }
 
 // epoch makes times small numbers; only differences count.
 var epoch = time.Now()
 
-type pipeState struct {
-	tick, idle time.Duration
-	last       atomic.Int64 // when a byte moved last, since epoch
-	broken     atomic.Bool  // at least one side was reset, or nothing moved for too long
+// running is a Pipe that is at work.
+type running struct {
+	client, upstream Conn
+	tick, idle       time.Duration
+	ended            func(*Panic)
+
+	last     atomic.Int64 // when a byte moved last, since epoch
+	broken   atomic.Bool  // at least one side was reset, or nothing moved for too long
+	over     atomic.Int32 // directions that have ended
+	panicked atomic.Pointer[Panic]
+}
+
+func (p Pipe) running(ended func(*Panic)) *running {
+	r := &running{client: p.Client, upstream: p.Upstream, tick: min(tick, max(p.Idle/4, time.Millisecond)), idle: p.Idle, ended: ended}
+	r.last.Store(int64(time.Since(epoch)))
+	return r
+}
+
+func (r *running) direction(dst, src Conn, count func(float64)) {
+	defer r.leave()
+	r.copy(dst, src, count)
+}
+
+// leave is the end of a direction. The one that ends last closes the connections.
+func (r *running) leave() {
+	if p := recover(); p != nil {
+		r.panicked.Store(&Panic{p, debug.Stack()})
+		r.broken.Store(true)
+		r.reset() // so that the other direction ends
+	}
+	switch {
+	case r.over.Add(1) < 2:
+		return
+	case r.broken.Load():
+		r.reset()
+	default:
+		r.client.Close()
+		r.upstream.Close()
+	}
+	r.ended(r.panicked.Load())
+}
+
+func (r *running) reset() {
+	Reset(r.client)
+	Reset(r.upstream)
 }
 
 // copy moves bytes from src to dst until src ends or something breaks. The read deadline is a clock, not a limit: it
 // makes move come back so that its bytes can be counted.
-func (s *pipeState) copy(dst, src Conn, count func(float64)) {
-	move, err := moving(dst, src)
+func (r *running) copy(dst, src Conn, count func(float64)) {
+	m, err := newMover(dst, src)
 	if err != nil {
-		s.breakOff(dst, src, err)
+		r.breakOff(dst, src, err)
 		return
 	}
 	for {
 		// An error means that src is closed, which move reports better.
-		_ = src.SetReadDeadline(time.Now().Add(s.tick))
-		n, err := move()
+		_ = src.SetReadDeadline(time.Now().Add(r.tick))
+		n, err := m.move()
 		now := time.Since(epoch)
 		if n > 0 {
 			count(float64(n))
-			s.last.Store(int64(now))
+			r.last.Store(int64(now))
 		}
 		switch {
 		case err == nil:
@@ -80,36 +131,22 @@ func (s *pipeState) copy(dst, src Conn, count func(float64)) {
 			_ = dst.CloseWrite()
 			return
 		case !errors.Is(err, os.ErrDeadlineExceeded):
-			s.breakOff(dst, src, err)
+			r.breakOff(dst, src, err)
 			return
-		case s.broken.Load():
+		case r.broken.Load():
 			return
-		case now-time.Duration(s.last.Load()) >= s.idle:
-			s.broken.Store(true)
+		case now-time.Duration(r.last.Load()) >= r.idle:
+			r.broken.Store(true)
 			return
 		}
 	}
-}
-
-// moving returns what moves bytes from src to dst until src ends, breaks or misses its deadline.
-func moving(dst, src Conn) (func() (int64, error), error) {
-	to, ok1 := dst.(*net.TCPConn)
-	from, ok2 := src.(*net.TCPConn)
-	if ok1 && ok2 {
-		m, err := newMover(to, from)
-		if err != nil {
-			return nil, err
-		}
-		return m.move, nil
-	}
-	return func() (int64, error) { return io.Copy(dst, src) }, nil
 }
 
 // breakOff ends the direction from src to dst after err. If src is what broke, dst is reset at once: there is nobody
 // left to hear it. If dst broke, what it sent before may still be on its way to src: the other direction finds the end
 // by itself.
-func (s *pipeState) breakOff(dst, src Conn, err error) {
-	s.broken.Store(true)
+func (r *running) breakOff(dst, src Conn, err error) {
+	r.broken.Store(true)
 	if errors.Is(err, syscall.EPIPE) || isAlive(src) {
 		// Nobody reads on from src. Data that keeps coming in would only fill its buffer.
 		return

@@ -1,5 +1,5 @@
 // Package tcp carries TCP connections to endpoints: server-first protocols, half-closed connections and resets pass
-// through as they are. A connection's goroutines are its own and end with it.
+// through as they are. A connection has two goroutines, one for each direction, which end with it.
 package tcp
 
 import (
@@ -8,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/drain"
@@ -43,46 +42,17 @@ func New(c Config) *Server {
 	return &Server{config: c}
 }
 
-// Serve carries one connection until it ends. It takes over conn.
-func (s *Server) Serve(conn *net.TCPConn, b *route.Binding) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.config.Meter.Panicked("tcp")
-			s.config.Log.Error("panic in a tcp connection", "service", b.Service, "panic", p, "stack", string(debug.Stack()))
-			Reset(conn)
-		}
-	}()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	done, ok := s.active.Add(func() { cancel(); Reset(conn) })
-	if !ok {
-		Reset(conn)
-		return
+// Serve connects a connection to an endpoint, or ends it, and leaves the rest to goroutines of the connection's own. It
+// takes over conn, and calls over when that has ended.
+//
+// It is for a goroutine that ends with it: what is done here makes a stack grow, and one that has grown stays so while its
+// goroutine waits. Most connections are idle most of the time, and what they hold meanwhile is to be small.
+func (s *Server) Serve(conn *net.TCPConn, b *route.Binding, over func()) {
+	c := &connection{server: s, client: conn, binding: b, ends: []func(){over}}
+	defer c.recover()
+	if !c.begin() {
+		c.ended(nil)
 	}
-	defer done()
-
-	table := s.config.Table()
-	port := table.Port(b)
-	if port == nil {
-		s.refuse(conn, b, nil, refusal.NoService)
-		return
-	}
-	call := policy.Call{Peer: peerOf(conn), Port: port}
-	backend, endpoint, up, reason := s.connect(ctx, port, call)
-	if reason != "" {
-		s.refuse(conn, b, port, reason)
-		return
-	}
-	defer endpoint.End()
-	call.Endpoint = endpoint
-	ended, ok := s.config.Gate.Watch(call, func() { Reset(conn); Reset(up) })
-	if !ok {
-		Reset(conn)
-		Reset(up)
-		return
-	}
-	defer ended()
-	s.carry(conn, up, port, s.config.Meter.Connections(peers(table, conn.RemoteAddr(), port, backend)))
 }
 
 // connect picks a backend, once, and tries its endpoints until one takes the connection, as far as the caller may call
@@ -153,16 +123,6 @@ func (s *Server) dial(ctx context.Context, b *route.Backend, call policy.Call) (
 			return nil, err //nolint:wrapcheck // as above
 		}
 	}
-}
-
-func (s *Server) carry(client, up Conn, port *route.Port, count *meter.Connections) {
-	count.Total.Inc()
-	count.Active.Inc()
-	defer count.Active.Dec()
-	Pipe{
-		Client: client, Upstream: up, Idle: cmp.Or(port.IdleTimeout, s.config.IdleTimeout),
-		In: count.In.Add, Out: count.Out.Add,
-	}.Run()
 }
 
 // refuse ends the connection with a reset, which a client can tell from a server that said nothing.

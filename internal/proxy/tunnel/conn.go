@@ -104,15 +104,26 @@ func (c *Conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// read is Read for the holder of rmu.
-func (c *Conn) read(b []byte) (int, error) {
+// Await waits until there is something to read, or an error, which it returns. Whoever waits by it needs no buffer yet.
+func (c *Conn) Await() error {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	err := c.await()
+	if err != nil && c.closed.Load() {
+		err = net.ErrClosed
+	}
+	return err
+}
+
+// await is Await for the holder of rmu.
+func (c *Conn) await() error {
 	if c.rerr != nil {
-		return 0, c.rerr
+		return c.rerr
 	}
 	for c.remain == 0 && c.part == nil {
 		k, n, err := c.link.header()
 		if err != nil {
-			return 0, c.fail(err)
+			return c.fail(err)
 		}
 		switch {
 		case k == kindData && c.queue != nil:
@@ -121,10 +132,18 @@ func (c *Conn) read(b []byte) (int, error) {
 			c.remain = n
 		case k == kindEnd && n == 0:
 			c.rerr = io.EOF
-			return 0, io.EOF
+			return io.EOF
 		default:
-			return 0, c.fail(errProtocol)
+			return c.fail(errProtocol)
 		}
+	}
+	return nil
+}
+
+// read is Read for the holder of rmu.
+func (c *Conn) read(b []byte) (int, error) {
+	if err := c.await(); err != nil {
+		return 0, err
 	}
 	if c.part != nil {
 		return c.datagram(b)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,47 @@ func TestCallerIsWhoseSVIDWasShown(t *testing.T) {
 	if _, err := from.Dial(t.Context(), m.id("shop", "web"), "node-c", to(api)); !errors.Is(err, tunnel.ErrNoProxy) {
 		t.Errorf("to a node without a proxy: %v", err)
 	}
+}
+
+// Who waits without a buffer hears of data, ends and deadlines as who reads does, and takes nothing away.
+func TestAwait(t *testing.T) {
+	m, from, _ := two(t, options{})
+	c := dial(t, from, m.id("shop", "web"), to(listen(t, echo)))
+	defer c.Close()
+	await := func(want error) {
+		t.Helper()
+		if err := c.Await(); !errors.Is(err, want) {
+			t.Errorf("%v; want %v", err, want)
+		}
+	}
+	deadline := func(d time.Duration) {
+		t.Helper()
+		if err := c.SetReadDeadline(time.Now().Add(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline(10 * time.Millisecond)
+	await(os.ErrDeadlineExceeded)
+	deadline(10 * time.Second)
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	await(nil)
+	await(nil)
+	if b := make([]byte, 10); !readsAll(c, b[:5]) || string(b[:5]) != "hello" {
+		t.Errorf("read %q", b)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	await(io.EOF)
+	c.Close()
+	await(net.ErrClosed)
+}
+
+func readsAll(r io.Reader, b []byte) bool {
+	_, err := io.ReadFull(r, b)
+	return err == nil
 }
 
 func TestHalfClose(t *testing.T) {

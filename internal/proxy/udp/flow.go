@@ -30,6 +30,7 @@ type flow struct {
 	count    *meter.Flows
 	last     atomic.Int64 // when a datagram passed last, since epoch
 	once     sync.Once
+	source   []byte // by which answers come from the address that the client sent to
 
 	namespace string        // of the client; empty if nobody knows it
 	place     *list.Element // among the server's flows; nil once it is out of them; guarded by the server's mutex
@@ -80,7 +81,7 @@ func (l *listener) begin(k key) (*flow, *route.Port, refusal.Reason) {
 	f := &flow{
 		listener: l, key: k, binding: binding, endpoint: endpoint, conn: conn,
 		idle: cmp.Or(port.IdleTimeout, s.config.IdleTimeout), count: s.config.Meter.Flows(peers),
-		namespace: peers.SourceNamespace,
+		namespace: peers.SourceNamespace, source: source(k.local),
 	}
 	call.Endpoint = endpoint
 	unwatch, ok := s.config.Gate.Watch(call, f.close)
@@ -209,17 +210,18 @@ func (f *flow) run() {
 		f.endpoint.End()
 		f.count.Active.Dec()
 	}()
-	for {
-		left := f.idle - (time.Since(epoch) - time.Duration(f.last.Load()))
-		if left <= 0 {
-			return
-		}
-		if err := f.conn.SetReadDeadline(time.Now().Add(left)); err != nil {
-			return
+	for late := true; ; {
+		if late { // or just begun; what comes meanwhile doesn't move the deadline
+			late = false
+			left := f.idle - (time.Since(epoch) - time.Duration(f.last.Load()))
+			if left <= 0 || f.conn.SetReadDeadline(time.Now().Add(left)) != nil {
+				return
+			}
 		}
 		d, err := f.conn.receive()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			late = true
 		case err != nil:
 			f.broken(err)
 			return
@@ -236,5 +238,5 @@ func (f *flow) answer(d *datagram) {
 	f.count.DatagramsOut.Inc()
 	f.count.Out.Add(float64(len(d.payload())))
 	// An error is the loss of a datagram, which UDP allows.
-	_ = f.listener.socket.send(d.payload(), f.key.client, f.key.local)
+	_ = f.listener.socket.send(d.payload(), f.key.client, f.source)
 }

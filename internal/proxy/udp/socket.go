@@ -24,6 +24,7 @@ type datagram struct {
 	to   netip.Addr // not valid if the socket has one address only
 	n    int
 	data [maxDatagram]byte
+	message
 }
 
 func (d *datagram) payload() []byte { return d.data[:d.n] }
@@ -79,55 +80,36 @@ func (s *socket) receive() (*datagram, error) {
 	return d, err
 }
 
-func (s *socket) read(fd int, d *datagram) error {
-	n, oobn, _, from, err := unix.Recvmsg(fd, d.data[:], s.oob, 0)
-	if err != nil {
-		return err //nolint:wrapcheck // an errno
-	}
-	d.n, d.to = n, netip.Addr{}
-	switch a := from.(type) {
-	case *unix.SockaddrInet4:
-		d.from = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		ip := netip.AddrFrom16(a.Addr)
-		if a.ZoneId != 0 {
-			ip = ip.WithZone(fmt.Sprint(a.ZoneId))
-		}
-		d.from = netip.AddrPortFrom(ip, uint16(a.Port))
-	}
-	if s.wildcard {
-		d.to = destination(s.oob[:oobn])
-	}
-	return nil
-}
-
 // destination reads the control message in which the kernel says where a datagram was sent to.
-func destination(oob []byte) netip.Addr {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return netip.Addr{}
-	}
-	for _, m := range messages {
+func destination(control []byte) netip.Addr {
+	for len(control) > 0 {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(control)
 		switch {
-		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_PKTINFO && len(m.Data) >= 12:
-			return netip.AddrFrom4([4]byte(m.Data[8:12])) // struct in_pktinfo: index, local address, destination
-		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_PKTINFO && len(m.Data) >= 16:
-			return netip.AddrFrom16([16]byte(m.Data[:16]))
+		case err != nil:
+			return netip.Addr{}
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= 12:
+			return netip.AddrFrom4([4]byte(data[8:12])) // struct in_pktinfo: index, local address, destination
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= 16:
+			return netip.AddrFrom16([16]byte(data[:16]))
 		}
+		control = rest
 	}
 	return netip.Addr{}
 }
 
-// send sends a payload, from the given address if it is valid.
-func (s *socket) send(payload []byte, to netip.AddrPort, from netip.Addr) error {
-	var oob []byte
+// source is the control message by which send sends from an address; nil if that is not valid.
+func source(from netip.Addr) []byte {
 	switch {
 	case !from.IsValid():
+		return nil
 	case from.Unmap().Is4():
-		oob = (&ipv4.ControlMessage{Src: net.IP(from.Unmap().AsSlice())}).Marshal()
-	default:
-		oob = (&ipv6.ControlMessage{Src: net.IP(from.AsSlice())}).Marshal()
+		return (&ipv4.ControlMessage{Src: net.IP(from.Unmap().AsSlice())}).Marshal()
 	}
-	_, _, err := s.conn.WriteMsgUDPAddrPort(payload, oob, to)
+	return (&ipv6.ControlMessage{Src: net.IP(from.AsSlice())}).Marshal()
+}
+
+// send sends a payload, from what source has made of an address.
+func (s *socket) send(payload []byte, to netip.AddrPort, source []byte) error {
+	_, _, err := s.conn.WriteMsgUDPAddrPort(payload, source, to)
 	return err //nolint:wrapcheck // counts as a lost datagram
 }
