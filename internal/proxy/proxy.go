@@ -73,7 +73,7 @@ type Proxy struct {
 	draining  bool        // guarded by mu
 	leaving   atomic.Bool // as draining, for the DNS view
 	accepting sync.WaitGroup
-	taken     atomic.Int64 // connections that were accepted
+	taken     atomic.Int64 // connections that were accepted, and what came by tunnel
 	parking   parking
 }
 
@@ -212,7 +212,7 @@ func (p *Proxy) WaitOutOfSlices(ctx context.Context) error {
 	}
 }
 
-// WaitQuiet returns when no connection was accepted for a while, or with ctx's error.
+// WaitQuiet returns when no connection was accepted for a while, and nothing was asked for by tunnel, or with ctx's error.
 func (p *Proxy) WaitQuiet(ctx context.Context, while time.Duration) error {
 	return drain.Quiet(ctx, p.taken.Load, while) //nolint:wrapcheck // ctx's
 }

@@ -83,7 +83,9 @@ func (p *Proxy) ServeTunnel(s *tunnel.Stream) {
 		Service: d.Service, Port: uint32(d.Port), HTTP: d.HTTP, Scheme: schemeOf(d.Scheme),
 		EncodedSlash: d.EncodedSlash && takesEncodedSlash(p.now.Load().table, d),
 	}
-	t := &route.Tunnelled{Caller: callerOf(s), Valid: s.Valid}
+	used := func() { p.taken.Add(1) }
+	used()
+	t := &route.Tunnelled{Caller: callerOf(s), Valid: s.Valid, Used: used}
 	switch {
 	case d.UDP:
 		t.Port = route.To(e, u, configv1.Protocol_PROTOCOL_UDP)

@@ -112,6 +112,7 @@ func (x *Exchange) Decide() refusal.Reason {
 	table := x.Mesh.Table()
 	if t := x.Client.Binding.Tunnel; t != nil {
 		x.Caller = t.Caller
+		t.Used()
 	} else {
 		x.Caller = table.Callers[x.Client.Addr]
 	}

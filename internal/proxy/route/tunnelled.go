@@ -17,6 +17,8 @@ type Tunnelled struct {
 	// Valid says that the proof still holds.
 	Valid func() bool
 	Port  *Port
+	// Used is told of every request. A proxy that stops waits until others have none for it any more.
+	Used func()
 }
 
 // To makes the port that leads to one endpoint, in the way that u says. It has no limits of its own: the caller's proxy
