@@ -103,7 +103,7 @@ func (s *tunnelSuite) under(t *testing.T, name string, what func()) {
 		got := l.stop(t)
 		t.Logf("%s from %s: %d requests in %.0f s, the slowest took %.0f ms", l.name, l.client.node, got.Calls, got.Seconds, got.MaxMS)
 		if got.Failed > 0 || got.ByStatus[200] != got.Calls || got.Calls == 0 {
-			t.Errorf("%d of %d requests of %s from %s failed: %v, by status %v, %v", got.Failed, got.Calls, l.name, l.client.node, got.Errors, got.ByStatus, got.LastReply)
+			t.Errorf("%d of %d requests of %s from %s failed: by status %v, %v", got.Failed, got.Calls, l.name, l.client.node, got.ByStatus, got.Failures)
 		}
 	}
 }

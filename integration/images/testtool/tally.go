@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,7 +68,7 @@ func (t *tally) add(due time.Time, o outcome) {
 func (t *tally) fail(now, due time.Time, o outcome) {
 	t.sum.Failed++
 	t.sum.LastFailure = now
-	text := "status"
+	text := strings.TrimSpace(fmt.Sprintf("status %d %s", o.status, o.header["Tulle-Reason"]))
 	if o.err != nil {
 		text = o.err.Error()
 		t.sum.Errors[text]++
