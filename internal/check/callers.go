@@ -1,38 +1,19 @@
 package check
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
-	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // counted says who called since the proxies started: a proxy knows the pods of its node by their addresses, and counts
 // anybody else as unknown. It says nothing before the first call.
 func (m *mesh) counted(ctx context.Context) ([]Finding, error) {
 	known, strangers := make([]float64, len(m.pods)), make([]float64, len(m.pods))
-	var g errgroup.Group
-	g.SetLimit(askersAtOnce)
-	for i, pod := range m.pods {
-		if pod.Status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil {
-			continue
-		}
-		g.Go(func() error {
-			data, err := m.Cluster.PodGet(ctx, m.Namespace, pod.Name, 15020, "/metrics")
-			if err != nil {
-				return err
-			}
-			if known[i], strangers[i], err = callers(data); err != nil {
-				return fmt.Errorf("read the metrics of pod %s: %w", pod.Name, err)
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+	if err := m.metrics(ctx, func(i int, families map[string]*dto.MetricFamily) {
+		known[i], strangers[i] = callers(families)
+	}); err != nil {
 		return nil, err
 	}
 	from, others := sum(known), sum(strangers)
@@ -58,12 +39,7 @@ func sum(all []float64) float64 {
 }
 
 // callers counts requests, connections and flows of known and of unknown sources.
-func callers(metrics []byte) (known, strangers float64, _ error) {
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(metrics))
-	if err != nil {
-		return 0, 0, err
-	}
+func callers(families map[string]*dto.MetricFamily) (known, strangers float64) {
 	for _, name := range []string{"tulle_proxy_requests_total", "tulle_proxy_tcp_connections_total", "tulle_proxy_udp_flows_total"} {
 		for _, metric := range families[name].GetMetric() {
 			n := metric.GetCounter().GetValue()
@@ -79,5 +55,5 @@ func callers(metrics []byte) (known, strangers float64, _ error) {
 			}
 		}
 	}
-	return known, strangers, nil
+	return known, strangers
 }

@@ -414,7 +414,7 @@ func TestNetworkPolicies(t *testing.T) {
 }
 
 func TestCallers(t *testing.T) {
-	known, strangers, err := callers([]byte(`# TYPE tulle_proxy_requests_total counter
+	families, err := parseMetrics([]byte(`# TYPE tulle_proxy_requests_total counter
 tulle_proxy_requests_total{source_workload="unknown"} 1
 tulle_proxy_requests_total{source_workload="deployment/a",code="2xx"} 2
 # TYPE tulle_proxy_tcp_connections_total counter
@@ -422,6 +422,7 @@ tulle_proxy_tcp_connections_total{source_workload="deployment/a"} 3
 # TYPE tulle_proxy_udp_flows_total counter
 tulle_proxy_udp_flows_total{source_workload="unknown"} 4
 `))
+	known, strangers := callers(families)
 	if diff := cmp.Diff([]any{5.0, 5.0, error(nil)}, []any{known, strangers, err}); diff != "" {
 		t.Error(diff)
 	}

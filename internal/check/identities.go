@@ -1,17 +1,12 @@
 package check
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
-	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tulle-mesh/tulle/internal/status"
 )
@@ -94,34 +89,16 @@ type held struct {
 // held asks the proxies that run.
 func (m *mesh) held(ctx context.Context) ([]held, error) {
 	all := make([]held, len(m.pods))
-	var g errgroup.Group
-	g.SetLimit(askersAtOnce)
-	for i, pod := range m.pods {
-		if pod.Status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil {
-			continue
+	if err := m.metrics(ctx, func(i int, families map[string]*dto.MetricFamily) {
+		if families["tulle_proxy_identities"] == nil {
+			return // it knows of none
 		}
-		g.Go(func() error {
-			data, err := m.Cluster.PodGet(ctx, m.Namespace, pod.Name, 15020, "/metrics")
-			if err != nil {
-				return err
-			}
-			parser := expfmt.NewTextParser(model.UTF8Validation)
-			families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
-			if err != nil {
-				return fmt.Errorf("read the metrics of pod %s: %w", pod.Name, err)
-			}
-			if families["tulle_proxy_identities"] == nil {
-				return nil // it knows of none
-			}
-			all[i] = held{
-				pod: pod.Name, identities: gauge(families["tulle_proxy_identities"]), svids: gauge(families["tulle_proxy_svids"]),
-				overdue: gauge(families["tulle_proxy_svids_overdue"]),
-				first:   time.Unix(int64(gauge(families["tulle_proxy_svid_expiry_timestamp_seconds"])), 0),
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+		all[i] = held{
+			pod: m.pods[i].Name, identities: gauge(families["tulle_proxy_identities"]), svids: gauge(families["tulle_proxy_svids"]),
+			overdue: gauge(families["tulle_proxy_svids_overdue"]),
+			first:   time.Unix(int64(gauge(families["tulle_proxy_svid_expiry_timestamp_seconds"])), 0),
+		}
+	}); err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(h held) bool { return h.pod == "" }), nil
