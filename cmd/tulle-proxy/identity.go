@@ -42,13 +42,12 @@ type identities struct {
 	server   *tunnel.Server
 	listener net.Listener // set before anything is served
 
-	mu    sync.Mutex           // of Apply, whose state this is
+	mu    sync.Mutex           // of what Apply is told
 	td    identity.TrustDomain // the controllers'
 	self  *configv1.Proxy
 	nodes map[string]*configv1.NodeProxies
 
-	now      atomic.Pointer[neighbours]         // never nil
-	accounts atomic.Pointer[map[[2]string]bool] // namespace and name of all that run here; never nil
+	now atomic.Pointer[neighbours] // never nil
 }
 
 // neighbours are the proxies that exist. It is immutable.
@@ -72,7 +71,6 @@ func (w *worker) newIdentities() (*identities, error) {
 	}
 	i := &identities{log: w.log, port: uint16(port), own: [2]string{w.podNamespace, proxyAccount}, nodes: map[string]*configv1.NodeProxies{}}
 	i.now.Store(&neighbours{})
-	i.want()
 	if w.identity == "spire" {
 		i.spire = identity.NewWorkloadAPI(identity.WorkloadAPIConfig{
 			Addr: w.spireSocket, Log: w.log, Ended: func(gone map[identity.ID]bool) { i.forget(w.proxy, gone) },
@@ -141,15 +139,19 @@ func (i *identities) Apply(u configv1.Update) []configv1.Refusal {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	var refused []configv1.Refusal
+	own, others := false, false // most updates are about neither
 	for _, r := range u.Set {
 		var err error
 		switch m := r.Message.(type) {
 		case *configv1.TrustBundle:
 			err = i.trust(m)
+			own = true
 		case *configv1.NodeProxies:
 			i.nodes[r.Name] = m
+			others = true
 		case *configv1.Proxy:
 			i.self = m
+			own = true
 		}
 		if err != nil {
 			refused = append(refused, configv1.Refusal{Key: r.Key, Version: r.Version, Reason: err.Error()})
@@ -158,14 +160,17 @@ func (i *identities) Apply(u configv1.Update) []configv1.Refusal {
 	for _, k := range u.Removed {
 		if k.Type == configv1.NodeProxiesType {
 			delete(i.nodes, k.Name)
+			others = true
 		}
 	}
 	// A controller that says nothing of proxies is of a version, or has settings, without identities: others may have told
 	// other nodes' proxies to call here, and these are who they were.
-	if len(i.nodes) > 0 {
+	if others && len(i.nodes) > 0 {
 		i.now.Store(i.neighbours())
 	}
-	i.want()
+	if own && i.keeper != nil && !i.td.IsZero() {
+		i.keeper.Want(ids(i.td, i.accounts())...)
+	}
 	return refused
 }
 
@@ -197,16 +202,14 @@ func (i *identities) neighbours() *neighbours {
 	return n
 }
 
-// want says whose SVIDs are needed: everybody's on this node, and the proxy's own.
-func (i *identities) want() {
-	accounts := map[[2]string]bool{i.own: true}
+// accounts are whose SVIDs are needed, by namespace and name: everybody's on this node, and the proxy's own. The mutex is
+// held.
+func (i *identities) accounts() map[[2]string]bool {
+	out := map[[2]string]bool{i.own: true}
 	for _, c := range i.self.GetCallers() {
-		accounts[[2]string{c.GetNamespace(), c.GetServiceAccount()}] = true
+		out[[2]string{c.GetNamespace(), c.GetServiceAccount()}] = true
 	}
-	i.accounts.Store(&accounts)
-	if i.keeper != nil && !i.td.IsZero() {
-		i.keeper.Want(ids(i.td, accounts)...)
-	}
+	return out
 }
 
 func ids(td identity.TrustDomain, accounts map[[2]string]bool) []identity.ID {
@@ -236,7 +239,9 @@ func (i *identities) status(now time.Time) identity.KeeperStatus {
 	if i.keeper != nil {
 		return i.keeper.Status(now)
 	}
-	accounts := *i.accounts.Load()
+	i.mu.Lock()
+	accounts := i.accounts()
+	i.mu.Unlock()
 	b := i.spire.Bundle()
 	if b == nil {
 		s := i.spire.Status(now, nil)
