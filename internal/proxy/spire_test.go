@@ -34,7 +34,7 @@ type spireCluster struct {
 	*cluster
 	server *spireServer
 	agents map[string]*spireAgent
-	log    *lines
+	log    *buffer
 }
 
 var spireAccounts = map[string][]string{
@@ -45,7 +45,7 @@ var spireAccounts = map[string][]string{
 func newSPIRECluster(t *testing.T) *spireCluster {
 	t.Helper()
 	s := newSPIREServer(t, "cluster.local")
-	c := &spireCluster{server: s, agents: map[string]*spireAgent{}, log: &lines{}}
+	c := &spireCluster{server: s, agents: map[string]*spireAgent{}, log: &buffer{}}
 	at := map[string]string{}
 	for node := range spireAccounts {
 		c.agents[node] = s.agent(node)
@@ -56,24 +56,6 @@ func newSPIRECluster(t *testing.T) *spireCluster {
 	c.holds(c.a)
 	c.holds(c.b)
 	return c
-}
-
-// lines is a log.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) count(what string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), what)
 }
 
 // A SPIRE server and the agents of two nodes give the proxies what they need: one after the other, as starting them takes
@@ -308,7 +290,7 @@ func spireEntries(t *testing.T, c *spireCluster) {
 	expect("client still has one", "200", byClient)
 	c.server.unregister("node-a", "shop/client")
 	expect("client has none", "503 no-certificate", byClient)
-	if c.a.spire.Bundle() == nil || c.log.count("Workload API gives no identity") == 0 {
+	if c.a.spire.Bundle() == nil || !strings.Contains(c.log.String(), "Workload API gives no identity") {
 		t.Error("the agent's no was not understood")
 	}
 	c.server.register(spireLife, nil, map[string][]string{"node-a": spireAccounts["node-a"]})
@@ -321,7 +303,7 @@ func spireAgentGone(t *testing.T, c *spireCluster) {
 	front := "http://" + c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), webServer(t, webAt, header))
 	id := c.id("shop", "client")
 	client := httpFrom(t, clientAt, true)
-	warned := func() int { return c.log.count("Workload API does not answer") }
+	warned := func() int { return strings.Count(c.log.String(), "Workload API does not answer") }
 	before := warned()
 	c.agents["node-a"].stop()
 	svid, err := c.a.source.SVID(t.Context(), id)

@@ -471,15 +471,22 @@ func udpFrom(t *testing.T, address, to string) net.Conn {
 	return c
 }
 
+// webs exposes two servers of the other node that say "web": one that only shop/client may call, and one that is not
+// protected.
+func (c *cluster) webs() (protected, open, server string) {
+	c.t.Helper()
+	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
+	server = webServer(c.t, webAt, web)
+	protected = c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
+	return protected, c.expose("open", httpPort, nil, webServer(c.t, openAt, web)), server
+}
+
 // Without a proxy at the destination a protected pod is no endpoint, and never called in the clear; another one is.
 func TestNoProxyAtTheDestination(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
-	server := webServer(t, webAt, web)
-	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
+	protected, open, server := c.webs()
 	db := c.expose("db", tcpPort, allow("shop/client", enforce, tcpRule), listenAt(t, webAt, echo))
-	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
 	h1, h2 := httpFrom(t, clientAt, false), httpFrom(t, clientAt, true)
 	check := func(what, wantProtected, wantOpen string) {
 		t.Helper()
@@ -517,11 +524,8 @@ func TestNoProxyAtTheDestination(t *testing.T) {
 func TestProxyOfTheVersionBefore(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
-	server := webServer(t, webAt, web)
-	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
+	protected, open, _ := c.webs()
 	db := c.expose("db", tcpPort, allow("shop/client", enforce, tcpRule), listenAt(t, webAt, echo))
-	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
 	client, other := httpFrom(t, clientAt, false), httpFrom(t, otherAt, false)
 	check := func(what string) {
 		t.Helper()
@@ -566,10 +570,7 @@ func TestProxyOfTheVersionBefore(t *testing.T) {
 func TestProxyOutOfReach(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
-	server := webServer(t, webAt, web)
-	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
-	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
+	protected, open, _ := c.webs()
 	db := c.expose("db", tcpPort, nil, listenAt(t, openAt, echo))
 	c.wire.cut()
 	for _, h2 := range []bool{false, true} {
@@ -594,9 +595,7 @@ func TestProxyOutOfReach(t *testing.T) {
 func TestProxyWithoutCertificate(t *testing.T) {
 	c := newCluster(t, clusterOptions{mute: true})
 	c.holds(c.a)
-	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
-	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), webServer(t, webAt, web))
-	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
+	protected, open, _ := c.webs()
 	client := httpFrom(t, clientAt, false)
 	if got := call(client, "http://"+protected); got != "503 connect-failed" {
 		t.Error(got)
@@ -616,10 +615,7 @@ func TestProxyWithoutCertificate(t *testing.T) {
 func TestProxyThatKnowsNoNews(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.holds(c.a)
-	web := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "web") }
-	server := webServer(t, webAt, web)
-	protected := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), server)
-	open := c.expose("open", httpPort, nil, webServer(t, openAt, web))
+	protected, open, _ := c.webs()
 	check := func(what string) {
 		t.Helper()
 		client := httpFrom(t, clientAt, false)

@@ -15,14 +15,7 @@ import (
 
 // A request counts from the decision to the end, unless the caller's own proxy counts it.
 func TestRequestsTakeTheirShare(t *testing.T) {
-	s, err := route.Compile("shop/web", &configv1.Service{Namespace: "shop", Name: "web", Ports: []*configv1.Port{{
-		Port: 80, Protocol: configv1.Protocol_PROTOCOL_HTTP,
-		Routes: []*configv1.Route{{Backends: []*configv1.Backend{{Service: "shop/web", Port: 80, Weight: 1}}}},
-	}}}, nil, upstream.NewSet(upstream.Config{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	table := &route.Table{Services: map[string]*route.Service{"shop/web": s}}
+	table := &route.Table{Services: map[string]*route.Service{"shop/web": web(t)}}
 	mesh := &exchange.Mesh{
 		Table: func() *route.Table { return table }, Meter: meter.New(meter.Config{}),
 		Strangers: share.New(share.Config{Requests: 1}).Account(""),
@@ -55,4 +48,17 @@ func TestRequestsTakeTheirShare(t *testing.T) {
 	if _, reason = begin(false); reason != "" {
 		t.Errorf("after the end of the first: %q", reason)
 	}
+}
+
+// web is a service whose port 80 leads to itself, and has no endpoints.
+func web(t *testing.T) *route.Service {
+	t.Helper()
+	s, err := route.Compile("shop/web", &configv1.Service{Namespace: "shop", Name: "web", Ports: []*configv1.Port{{
+		Port: 80, Protocol: configv1.Protocol_PROTOCOL_HTTP,
+		Routes: []*configv1.Route{{Backends: []*configv1.Backend{{Service: "shop/web", Port: 80, Weight: 1}}}},
+	}}}, nil, upstream.NewSet(upstream.Config{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
