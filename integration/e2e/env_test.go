@@ -131,7 +131,7 @@ func (e *env) describe(t *testing.T) {
 		{"-n", meshNamespace, "logs", "-l", "app.kubernetes.io/name=tulle", "--all-containers", "--prefix", "--tail=20", "--previous"},
 	} {
 		out, err := e.kubectl.Run(ctx, args...)
-		t.Logf("kubectl %s: %s", strings.Join(args, " "), cmp.Or(last(out, 12000), fmt.Sprint(err)))
+		t.Logf("kubectl %s: %s", strings.Join(args, " "), cmp.Or(last(out, 3000), fmt.Sprint(err)))
 	}
 	if e.embedded != nil {
 		t.Logf("the logs of the cluster's components are in %s (kept with go test -artifacts)", e.embedded.Options().LogDir)

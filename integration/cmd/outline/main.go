@@ -1,5 +1,5 @@
-// Command outline reads what `go test -json` writes and prints it as it comes. When a test has failed it repeats what
-// its failed parts logged: of half an hour's output nobody finds these lines otherwise.
+// Command outline reads what `go test -json` writes and prints it as it comes. Wherever it says that a test has failed it
+// repeats what the failed parts of that test logged: of half an hour's output nobody finds these lines otherwise.
 package main
 
 import (
@@ -26,12 +26,16 @@ type event struct{ Package, Test, Output string }
 // test names a test within all packages.
 type test struct{ pkg, name string }
 
-// part is a failed test within another one.
-type part struct{ name, result, log string }
+// part is a failed test that no failed test is within.
+type part struct {
+	test test
+	text string
+}
 
 // outline copies a stream of events. A line that is no event is copied as it is: go itself may have something to say.
 func outline(in io.Reader, out io.Writer) error {
-	logged, failed := map[test]string{}, map[test][]part{}
+	logged := map[test]string{}
+	var failed []part
 	lines := bufio.NewReader(in)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -43,17 +47,17 @@ func outline(in io.Reader, out io.Writer) error {
 			e = event{Output: string(line)}
 		}
 		t := test{pkg: e.Package, name: e.Test}
-		root, _, inner := strings.Cut(e.Test, "/")
-		of := test{pkg: e.Package, name: root}
 		switch {
 		case e.Test == "" || strings.HasPrefix(e.Output, "=== "):
 		case strings.HasPrefix(e.Output, "--- PASS:") || strings.HasPrefix(e.Output, "--- SKIP:"):
 			delete(logged, t)
-		case strings.HasPrefix(e.Output, "--- FAIL:") && inner:
-			failed[of] = append(failed[of], part{e.Test, e.Output, logged[t]})
-			delete(logged, t)
 		case strings.HasPrefix(e.Output, "--- FAIL:"):
-			e.Output += again(failed[of])
+			if within := again(failed, t); within != "" {
+				e.Output += within
+			} else {
+				failed = append(failed, part{t, e.Output + logged[t]})
+			}
+			delete(logged, t)
 		default:
 			logged[t] += e.Output
 		}
@@ -66,14 +70,13 @@ func outline(in io.Reader, out io.Writer) error {
 	}
 }
 
-// again is the results and logs of the failed tests that no failed test is within: inner ones end before outer ones.
-func again(failed []part) string {
+// again is what the parts of a test said that failed.
+func again(failed []part, of test) string {
 	var b strings.Builder
-	for i, p := range failed {
-		if i > 0 && strings.HasPrefix(failed[i-1].name, p.name+"/") {
-			continue
+	for _, p := range failed {
+		if p.test.pkg == of.pkg && strings.HasPrefix(p.test.name, of.name+"/") {
+			b.WriteString("    " + p.text)
 		}
-		b.WriteString("    " + p.result + p.log)
 	}
 	return b.String()
 }

@@ -50,6 +50,9 @@ const want = `a warning
     suites_test.go:14: no need
 --- SKIP: TestBad/bad/skipped T
 --- FAIL: TestBad/bad T
+    --- FAIL: TestBad/bad/worse T
+    suites_test.go:13: not
+        at all
 === RUN   TestBad/good_again
 --- PASS: TestBad/good_again T
 --- FAIL: TestBad T
