@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -267,15 +268,11 @@ func (h *held) String() string {
 
 func (c client) hold(t *testing.T, target string) *held {
 	t.Helper()
-	cmd := c.command(t.Context(), "hold", "-duration", "30s", "-silence", "1s", target)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Wait() }) // it has said what it had to say
+	out, in := io.Pipe()
+	go func() {
+		in.CloseWithError(c.run(t.Context(), in, io.Discard, "hold", "-duration", "30s", "-silence", "1s", target))
+	}()
+	t.Cleanup(func() { _, _ = io.Copy(io.Discard, out) }) // it has said what it had to say
 	return &held{client: c, target: target, lines: json.NewDecoder(out)}
 }
 

@@ -5,7 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os/exec"
+	"io"
 	"strings"
 	"testing"
 
@@ -52,8 +52,9 @@ func (e *env) clientsOf(t *testing.T, namespace, label string) []client {
 	return cs
 }
 
-func (c client) command(ctx context.Context, args ...string) *exec.Cmd {
-	return c.e.kubectl.Command(ctx, append([]string{"-n", c.namespace, "exec", c.pod, "--", "testtool"}, args...)...)
+// run runs the test tool.
+func (c client) run(ctx context.Context, out, errs io.Writer, args ...string) error {
+	return c.e.kubectl.Exec(ctx, c.namespace, c.pod, out, errs, append([]string{"testtool"}, args...)...)
 }
 
 // exec runs the test tool and parses what it prints.
@@ -69,9 +70,7 @@ func (c client) tryExec(t *testing.T, into any, args ...string) error {
 	ctx, cancel := context.WithTimeout(t.Context(), execTimeout)
 	defer cancel()
 	var out, errs bytes.Buffer
-	cmd := c.command(ctx, args...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
+	if err := c.run(ctx, &out, &errs, args...); err != nil {
 		return fmt.Errorf("testtool %s in %s: %w: %s", strings.Join(args, " "), c.pod, err, errs.String())
 	}
 	if err := json.Unmarshal(out.Bytes(), into); err != nil {
@@ -126,17 +125,14 @@ type load struct {
 func (c client) load(t *testing.T, name string, args ...string) *load {
 	t.Helper()
 	l := &load{client: c, name: name, done: make(chan error, 1)}
-	cmd := c.command(t.Context(), append([]string{"load", "-name", name}, args...)...)
-	cmd.Stdout, cmd.Stderr = &l.out, &l.errs
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { l.done <- cmd.Wait() }()
-	t.Cleanup(func() { // the end of kubectl would not end what it runs
+	go func() {
+		l.done <- c.run(t.Context(), &l.out, &l.errs, append([]string{"load", "-name", name}, args...)...)
+	}()
+	t.Cleanup(func() { // the end of the connection would not end what runs
 		if !l.ended {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), execTimeout)
 			defer cancel()
-			_ = c.command(ctx, "stop", name).Run() // it may have ended by itself
+			_ = c.run(ctx, io.Discard, io.Discard, "stop", name) // it may have ended by itself
 		}
 	})
 	return l
@@ -149,9 +145,9 @@ func (l *load) stop(t *testing.T) report.Summary {
 	l.client.e.eventually(t, "end of load "+l.name, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), execTimeout)
 		defer cancel()
-		out, err := l.client.command(ctx, "stop", l.name).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, out)
+		var errs bytes.Buffer
+		if err := l.client.run(ctx, io.Discard, &errs, "stop", l.name); err != nil {
+			return fmt.Errorf("%w: %s", err, errs.String())
 		}
 		return nil
 	})
