@@ -18,7 +18,7 @@ const (
 	identityLifetime = 15 * time.Second // of the access suite: that of a pod's identity
 
 	shortLife  = 20 * time.Second // of the tunnels suite: that of certificates, which are renewed under load
-	outageLife = 3 * time.Minute  // the same: of those that have to do without controllers
+	outageLife = 90 * time.Second // the same: of those that have to do without controllers
 	workerGap  = 5 * time.Second  // the same: between the end of a worker and an answer by the next one on another node
 	rootSpread = 20 * time.Second // how long a new root is trusted before it signs
 )

@@ -62,7 +62,7 @@ func tunnels(t *testing.T, e *env) {
 		s.under(t, "off", func() { s.settle(t, "off", time.Hour, 5*time.Minute) })
 		s.capture(t, true)
 		s.under(t, "on", func() { s.settle(t, "tulle", time.Hour, 5*time.Minute) })
-		s.calls(t)
+		s.call(t, 0, 1, tunnelProtected)
 	})
 }
 
@@ -299,29 +299,10 @@ func (s *tunnelSuite) calls(t *testing.T) {
 			return nil
 		})
 	}
-	for i, c := range s.e.clients[:2] {
-		for j, name := range []string{"one", "two"} {
-			for _, ns := range []string{tunnelProtected, tunnelOpen} {
-				t.Run(fmt.Sprintf("from %s to %s in %s", c.node, name, ns), func(t *testing.T) {
-					for protocol, args := range forms(name, ns, "hello") {
-						s.e.inARow(t, protocol, 2, settleTimeout, func() error { return c.allOK(t, args...) })
-						before := s.of(t, c.node)
-						got := c.call(t, args...)
-						if got.OK != 20 || got.ByPod[name] != 20 || got.Last == nil {
-							t.Errorf("%s: %+v", protocol, got)
-							continue
-						}
-						by := s.of(t, c.node).minus(before)
-						if by.plain != 0 || (by.tunnelled > 0 || by.kept > 0) && i == j {
-							t.Errorf("%s: %+v", protocol, by)
-						}
-						if i != j && protocol == "tcp" && by.tunnelled < 20 { // the others go on with those that they have
-							t.Errorf("%s went by no tunnel: %+v", protocol, by)
-						}
-						s.sawCaller(t, protocol, got.Last.Headers["X-Forwarded-Client-Cert"], "spiffe://cluster.local/ns/"+ns+"/sa/"+name)
-					}
-				})
-			}
+	for i := range s.e.clients[:2] {
+		for j := range s.e.clients[:2] {
+			s.call(t, i, j, tunnelProtected)
+			s.call(t, i, j, tunnelOpen)
 		}
 	}
 	for _, c := range s.e.clients[:2] {
@@ -329,6 +310,30 @@ func (s *tunnelSuite) calls(t *testing.T) {
 			t.Errorf("the proxy of %s has made no tunnels, or used none twice: %+v", c.node, n)
 		}
 	}
+}
+
+// call calls from a node to the server of another one, or of its own, in all protocols.
+func (s *tunnelSuite) call(t *testing.T, from, to int, ns string) {
+	c, name := s.e.clients[from], []string{"one", "two"}[to]
+	t.Run(fmt.Sprintf("from %s to %s in %s", c.node, name, ns), func(t *testing.T) {
+		for protocol, args := range forms(name, ns, "hello") {
+			s.e.inARow(t, protocol, 2, settleTimeout, func() error { return c.allOK(t, args...) })
+			before := s.of(t, c.node)
+			got := c.call(t, args...)
+			if got.OK != 20 || got.ByPod[name] != 20 || got.Last == nil {
+				t.Errorf("%s: %+v", protocol, got)
+				continue
+			}
+			by := s.of(t, c.node).minus(before)
+			if by.plain != 0 || (by.tunnelled > 0 || by.kept > 0) && from == to {
+				t.Errorf("%s: %+v", protocol, by)
+			}
+			if from != to && protocol == "tcp" && by.tunnelled < 20 { // the others go on with those that they have
+				t.Errorf("%s went by no tunnel: %+v", protocol, by)
+			}
+			s.sawCaller(t, protocol, got.Last.Headers["X-Forwarded-Client-Cert"], "spiffe://cluster.local/ns/"+ns+"/sa/"+name)
+		}
+	})
 }
 
 func (s *tunnelSuite) sawCaller(t *testing.T, protocol string, values []string, server string) {
