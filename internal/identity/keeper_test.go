@@ -161,7 +161,7 @@ func TestAsksMoreOftenTowardsTheEnd(t *testing.T) {
 		c.set(false)
 		time.Sleep(2 * time.Second) //nolint:forbidigo // simulated time
 		synctest.Wait()
-		if s := k.Status(time.Now()); s.Held != 1 || s.FirstEnd.Sub(time.Now()) < 10*time.Second {
+		if s := k.Status(time.Now()); s.Held != 1 || time.Until(s.FirstEnd) < 10*time.Second {
 			t.Errorf("two seconds after the controller came back: %+v", s)
 		}
 	})
