@@ -339,7 +339,7 @@ func farEndpoints(name string, protocol configv1.Protocol, protected bool, addre
 
 // metric sums a metric over the label sets that have the given ones.
 func (n *farNode) metric(name string, labels ...string) float64 {
-	return (&mesh{t: n.t.(*testing.T), metrics: n.metrics}).metric(name, labels...)
+	return (&mesh{t: n.t, metrics: n.metrics}).metric(name, labels...)
 }
 
 // from is a dialer whose connections come from a pod.
