@@ -15,8 +15,9 @@ import (
 // themselves, which is no more than told.
 func argo(t *testing.T, e *env) {
 	e.needEmbedded(t)
+	program := e.buildArgo(t)
 	ns := e.namespace(t, "e2e-argo", "pod-security.kubernetes.io/enforce: restricted")
-	e.startArgo(t, ns)
+	e.startArgo(t, program, ns)
 	for _, c := range []struct{ what, app, root string }{
 		{"with a rootService", "web", "web"},
 		{"the stable service is the root", "own", "own-stable"},

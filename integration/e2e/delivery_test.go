@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -103,19 +102,17 @@ func (e *env) hasSamples(t *testing.T, query string) error {
 // startFlagger builds Flagger, unless the cache has it, and starts it for one namespace. Its CRDs go with the test.
 func (e *env) startFlagger(t *testing.T, ns string) {
 	t.Helper()
-	version, dir := e.module(t, "flagger", flaggerPath)
-	program := e.cached(t, "flagger-"+version, "flagger", "flagger", flaggerPath+"/cmd/flagger")
-	e.applyCRDs(t, filepath.Join(dir, "artifacts", "flagger", "crd.yaml"))
+	program := e.cached(t, "flagger-"+e.pinned(t, "flagger", flaggerPath), "flagger", "flagger", flaggerPath+"/cmd/flagger")
+	e.applyCRDs(t, filepath.Join(e.sources(t, "flagger", flaggerPath), "artifacts", "flagger", "crd.yaml"))
 	e.startProgram(t, "flagger", program, "-kubeconfig="+e.kubectl.Kubeconfig, "-master="+e.embedded.APIServer(),
 		"-metrics-server="+prometheusURL, "-namespace="+ns, "-control-loop-interval=1s", "-log-level=info")
 }
 
-// startArgo does the same with Argo Rollouts. To build it takes nine minutes of a core, so that is done in a soak only;
-// otherwise the test is skipped where the cache doesn't have it.
-func (e *env) startArgo(t *testing.T, ns string) {
+// buildArgo returns the controller of Argo Rollouts. To build it takes nine minutes of a core, so that is done in a soak
+// only; otherwise the test is skipped where the cache doesn't have it.
+func (e *env) buildArgo(t *testing.T) string {
 	t.Helper()
-	version, dir := e.module(t, "argo", argoPath)
-	name := "argo-rollouts-" + version
+	name := "argo-rollouts-" + e.pinned(t, "argo", argoPath)
 	cache, err := cluster.CacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -123,87 +120,19 @@ func (e *env) startArgo(t *testing.T, ns string) {
 	if _, err := os.Stat(filepath.Join(cache, name, argoProgram)); err != nil && os.Getenv(soakEnv) == "" {
 		t.Skipf("Argo Rollouts SKIPPED: %s has no %s yet, which %s=1 builds, in about nine minutes of a core", cache, name, soakEnv)
 	}
-	program := e.cached(t, name, argoProgram, "argo", argoPath+"/cmd/"+argoProgram)
-	crds, err := filepath.Glob(filepath.Join(dir, "manifests", "crds", "*-crd.yaml"))
+	return e.cached(t, name, argoProgram, "argo", argoPath+"/cmd/"+argoProgram)
+}
+
+// startArgo starts it for one namespace. Its CRDs go with the test.
+func (e *env) startArgo(t *testing.T, program, ns string) {
+	t.Helper()
+	crds, err := filepath.Glob(filepath.Join(e.sources(t, "argo", argoPath), "manifests", "crds", "*-crd.yaml"))
 	if err != nil || len(crds) == 0 {
 		t.Fatalf("CRDs of Argo Rollouts: %v, %v", crds, err)
 	}
 	e.applyCRDs(t, crds...)
 	e.startProgram(t, "argo-rollouts", program, "--kubeconfig="+e.kubectl.Kubeconfig, "--server="+e.embedded.APIServer(),
 		"--namespaced", "--namespace="+ns, "--leader-elect=false")
-}
-
-// module is what a folder under integration/ has of a Go module: its version, and where its files are.
-func (e *env) module(t *testing.T, folder, path string) (version, dir string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout)
-	defer cancel()
-	out := e.output(ctx, t, filepath.Join("integration", folder), "go", "mod", "download", "-json", path)
-	var module struct{ Version, Dir string }
-	if err := json.Unmarshal(out, &module); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return module.Version, module.Dir
-}
-
-// cached is a program of a module under integration/, built unless the cache has it.
-func (e *env) cached(t *testing.T, name, command, folder, pkg string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout)
-	defer cancel()
-	e.output(ctx, t, "integration", "./cached.sh", name, command, "integration/"+folder, pkg)
-	cache, err := cluster.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(cache, name, command)
-}
-
-// applyCRDs returns when they are served. They go with the test.
-func (e *env) applyCRDs(t *testing.T, files ...string) {
-	t.Helper()
-	var args []string
-	for _, f := range files {
-		args = append(args, "-f", f)
-	}
-	e.run(t, append([]string{"apply", "--server-side"}, args...)...)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), execTimeout)
-		defer cancel()
-		if _, err := e.kubectl.Run(ctx, append([]string{"delete", "--wait=false"}, args...)...); err != nil {
-			t.Error(err)
-		}
-	})
-	e.eventually(t, "the kinds of "+filepath.Base(files[0]), func() error { // kubectl wait fails where there is no condition at all yet
-		_, err := e.try(t, append([]string{"wait", "--for=condition=Established"}, args...)...)
-		return err
-	})
-}
-
-// startProgram starts one in the network of the control plane; it ends with the test.
-func (e *env) startProgram(t *testing.T, name string, argv ...string) {
-	t.Helper()
-	if _, err := e.embedded.StartProgram(name, argv...); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := e.embedded.StopProgram(name); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// output runs a command in a folder of the source tree.
-func (e *env) output(ctx context.Context, t *testing.T, dir, name string, args ...string) []byte {
-	t.Helper()
-	cmd := exec.CommandContext(ctx, name, args...)
-	var errs bytes.Buffer
-	cmd.Dir, cmd.Stderr = filepath.Join(e.root, dir), &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %s: %v: %s%s", name, strings.Join(args, " "), err, out, errs.Bytes())
-	}
-	return out
 }
 
 // documented are the objects of docs/flagger.md, by kind.
