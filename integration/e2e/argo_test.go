@@ -131,7 +131,7 @@ func (a *argoApp) patchStatus(t *testing.T, status string) {
 // state waits for a phase, the number of steps that are done, and the canary's weight.
 func (a *argoApp) state(t *testing.T, want string) {
 	t.Helper()
-	a.e.eventually(t, want, func() error {
+	a.e.inARow(t, want, 1, rolloutTimeout, func() error { // pods start before it
 		got, err := a.e.try(t, "-n", a.namespace, "get", "rollouts.argoproj.io", a.app, "-o", "jsonpath={.status.phase} {.status.currentStepIndex} {.status.canary.weights.canary.weight}")
 		if err == nil && got != want {
 			err = errors.New(got)
