@@ -564,9 +564,12 @@ func TestProxyOfTheVersionBefore(t *testing.T) {
 	if plain := c.a.metric("tulle_proxy_plain_total", "reason", "no-identities"); plain != 6 {
 		t.Errorf("%v calls in the clear", plain)
 	}
-	if denied := c.a.metric("tulle_proxy_refusals_total", "reason", "source-denied"); denied != 3 {
-		t.Errorf("the caller's proxy refused %v", denied)
-	}
+	eventually(t, func() error { // it counts after its answer
+		if denied := c.a.metric("tulle_proxy_refusals_total", "reason", "source-denied"); denied != 3 {
+			return fmt.Errorf("the caller's proxy refused %v", denied)
+		}
+		return nil
+	})
 }
 
 // A proxy that is out of reach takes its protected pods with it, and nothing else.

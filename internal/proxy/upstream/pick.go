@@ -193,12 +193,17 @@ func (p *pick) next(pool []*Endpoint, start int) *Endpoint {
 // any returns one of those that are the last resort.
 func (p *pick) any(ready []*Endpoint) *Endpoint {
 	start := int(p.random % uint64(len(ready)))
+	var last *Endpoint
 	for i := range ready {
-		if e := ready[(start+i)%len(ready)]; !slices.Contains(p.tried, e) {
+		switch e := ready[(start+i)%len(ready)]; {
+		case slices.Contains(p.tried, e):
+		case e.barred():
+			last = e
+		default:
 			return e
 		}
 	}
-	return nil
+	return last
 }
 
 func (p *pick) usable(e *Endpoint) bool { return p.fit(e) && p.warm(e) }
@@ -206,7 +211,7 @@ func (p *pick) usable(e *Endpoint) bool { return p.fit(e) && p.warm(e) }
 // fit says that an endpoint was not tried and could be connected to. To find that out by trying would cost a retry, of which
 // there is a limited number.
 func (p *pick) fit(e *Endpoint) bool {
-	if Reach(e.reach.Load()) == NoProxy && e.Protected() {
+	if e.barred() {
 		return false
 	}
 	failed := e.failed.Load()

@@ -213,14 +213,16 @@ func (e *Endpoint) Direct() *Way { return &e.direct }
 // Tunnelled says that calls to the endpoint go through the proxy of its node, as far as they can be proven.
 func (e *Endpoint) Tunnelled() bool { return Reach(e.reach.Load()) == Tunnel }
 
+// barred says that nobody may call the endpoint: it is protected, and no proxy of its node could judge who calls.
+func (e *Endpoint) barred() bool { return Reach(e.reach.Load()) == NoProxy && e.Protected() }
+
 // Way returns the way for calls of somebody. Its errors are *DialErrors: nothing was sent.
 func (e *Endpoint) Way(c Caller, u Use) (*Way, error) {
 	switch Reach(e.reach.Load()) {
 	case Direct:
 		return &e.direct, nil
 	case NoProxy:
-		if e.Protected() {
-			e.pass()
+		if e.barred() {
 			return nil, &DialError{e.address, ErrNoProxy}
 		}
 		reason := "no-proxy"
