@@ -13,6 +13,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/corefile"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
 	"github.com/tulle-mesh/tulle/internal/shadow"
@@ -82,11 +83,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.accessReason, "access-client-reason", "code", "how much clients are told of why access was denied: none, code or full")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of SPIFFE IDs (default: the cluster's domain)")
 	f.DurationVar(&o.identityLifetime, "identity-lifetime", time.Hour, "how long proxies take a pod's address for the pod without hearing so again")
-	f.StringVar(&o.identity.mode, "identity", identityTulle, "who certifies identities: tulle (the controllers), spire (proxies ask a SPIFFE Workload API) or off")
-	f.StringVar(&o.identity.secret, "identity-secret", "", "Secret in the mesh's namespace with a CA of your own: tls.crt, tls.key and ca.crt (default one that the controllers make and replace)")
-	f.DurationVar(&o.identity.svidLife, "svid-life", time.Hour, "how long a certificate of an identity lasts; it is renewed at half of that")
-	f.DurationVar(&o.identity.rootLife, "identity-root-life", 8760*time.Hour, "how long a root that the controllers make lasts; it is replaced when a third is left")
-	f.DurationVar(&o.identity.spread, "identity-spread", 5*time.Minute, "how long proxies are given to learn of a new root before anything is signed by it")
+	f.StringVar(&o.identity.mode, "identity", identityTulle, "who certifies identities: tulle (the mesh's own CA), spire (proxies ask a SPIFFE Workload API) or off")
+	f.DurationVar(&o.identity.svidLife, "svid-life", time.Hour, "how long a certificate of an identity lasts: no address is taken for a pod for longer")
 
 	f.StringVar(&o.bypass, "bypass", "report", "calls past the mesh to enforced workloads, in namespaces that say nothing: report, or close by NetworkPolicies")
 	f.StringSliceVar(&o.allowFrom, "bypass-allow-from", nil, "who may call past the mesh everywhere: namespace, namespace/label=value+label=value or CIDR")
@@ -162,10 +160,13 @@ func (o *options) complete() (*command, error) {
 	if c.traefik {
 		o.identity.mode = identityOff // it has none
 	}
-	if c.authority, err = o.identity.authority(c.names.TrustDomain, o.podName); err != nil {
+	if err = o.identity.check(); err != nil {
 		return nil, err
 	}
-	if c.authority != nil {
+	if _, err = identity.ParseTrustDomain(c.names.TrustDomain); err != nil {
+		return nil, fmt.Errorf("--trust-domain: %w", err)
+	}
+	if o.identity.mode == identityTulle {
 		o.identityLifetime = min(o.identityLifetime, o.identity.svidLife) // no address is good for longer than a certificate
 	}
 	if c.bypass, err = o.bypassConfig(); err != nil {

@@ -15,7 +15,8 @@ func newRoot(args []string, stdout, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tulle-controller",
 		Short: "The controller of the tulle mesh: makes config of a cluster's objects and gives it to the proxies",
-		Long: `The controller of the tulle mesh: makes config of a cluster's objects and gives it to the proxies.
+		Long: `The controller of the tulle mesh: makes config of a cluster's objects and gives it to the proxies. What needs rights that
+it should not have is a subcommand, for a process with an account of its own.
 
 Every flag can be set by an environment variable, too: --log-level by TULLE_LOG_LEVEL.`,
 		Args:          cobra.NoArgs,
@@ -38,5 +39,6 @@ Every flag can be set by an environment variable, too: --log-level by TULLE_LOG_
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	o.addFlags(root.Flags())
+	root.AddCommand(newSigner(stderr))
 	return root
 }

@@ -51,10 +51,8 @@ type command struct {
 	serving atomic.Pointer[identity.Serving] // set before the server serves
 	ca      *identity.CA                     // owned by push's goroutines, one after the other
 
-	authority *identity.Authority // nil if others certify identities, or nobody
-	trust     *kube.Trust         // nil if authority is
-	shown     *webhookCertificate
-	webhook   http.Handler
+	shown   *webhookCertificate
+	webhook http.Handler
 }
 
 // run is the whole process.
@@ -74,7 +72,7 @@ func (c *command) run(ctx context.Context) (err error) {
 // serve runs the parts until ctx ends, or one of them fails.
 func (c *command) serve(ctx context.Context, listeners *listeners) error {
 	parts := []func(context.Context) error{
-		c.source.Run, c.loop.Run, c.keepTrust,
+		c.source.Run, c.loop.Run,
 		func(ctx context.Context) error { return c.push(ctx, listeners.push) },
 		func(ctx context.Context) error { return c.elector().Run(ctx, c.lead) },
 	}
@@ -92,20 +90,15 @@ func (c *command) serve(ctx context.Context, listeners *listeners) error {
 
 // wire makes the parts.
 func (c *command) wire() {
-	c.source = kube.NewSource(kube.SourceConfig{Client: c.clients.Read, Dynamic: c.clients.Dynamic, Namespace: c.podNamespace, Pod: c.podName, Log: c.log})
-	server := push.ServerConfig{
+	c.source = kube.NewSource(kube.SourceConfig{Client: c.clients.Read, Dynamic: c.clients.Dynamic, Namespace: c.podNamespace, Pod: c.podName, Log: c.log, Trust: c.identity.mode == identityTulle})
+	c.server = push.NewServer(push.ServerConfig{
 		Certificate:   c.certificate,
-		Authenticator: &kube.Authenticator{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
+		Authenticator: &kube.Authenticator{Client: c.clients.Read, Namespace: c.podNamespace, Audience: kube.Audience, Pods: c.source},
 		Log:           c.log,
-	}
-	if c.authority != nil {
-		server.Identities = &kube.Identities{Source: c.source, Authority: c.authority}
-	}
-	c.server = push.NewServer(server)
+	})
 	c.manager = c.newManager()
 	c.metrics = c.newMetrics()
 	c.metrics.MustRegister(c.server)
-	c.trust = c.newTrust()
 	c.loop = c.newLoop()
 	host := kube.WebhookService + "." + c.podNamespace + ".svc"
 	c.shown = &webhookCertificate{names: []string{host, host + "." + c.clusterDomain}, trusted: c.source.Trusts}
@@ -172,12 +165,7 @@ func (c *command) newLoop() *controller.Controller {
 		Bypass: c.bypass, Policies: &kube.PolicyWriter{Client: c.clients.Policies}, Dial: dial,
 		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
 	}
-	if c.identity.mode != identityOff {
-		config.Trust = c.bundle
-	}
-	if c.authority != nil {
-		config.CAEnds = func() time.Time { return c.authority.Ends(time.Now()) }
-	}
+	c.tellTrust(&config)
 	if c.traefik {
 		c.engine = &engine{zones: c.names.Zones}
 		config.Engine = c.engine

@@ -26,13 +26,15 @@ import (
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
-// SourceConfig is what a Source needs. All but Patience is required.
+// SourceConfig is what a Source needs. All but Trust and Patience is required.
 type SourceConfig struct {
 	Client    kubernetes.Interface
 	Dynamic   dynamic.Interface
 	Namespace string // the mesh's
 	Pod       string // this controller's
 	Log       *slog.Logger
+	// Trust says that the mesh has a CA of identities of its own, which writes down whom to trust.
+	Trust bool
 	// Patience is how long to wait for an SMI kind that is served and cannot be read, before the first snapshot: a
 	// config without the splits that exist would move traffic. Default 30 s.
 	Patience time.Duration
@@ -58,6 +60,7 @@ type Source struct {
 	owners     []*list[ownerOf] // Deployments, StatefulSets, DaemonSets
 	state      *list[stateMap]
 	smi        []*smiWatch
+	trust      atomic.Pointer[TrustState]
 }
 
 // NewSource makes a Source; Run starts it.
@@ -85,6 +88,10 @@ func NewSource(c SourceConfig) *Source {
 	add(s, newWatcher("namespaces", c.Client, core.Namespaces(), "", &corev1.Namespace{}, s.namespaces), s.namespaces.isSynced)
 	add(s, newWatcher("serviceaccounts", c.Client, core.ServiceAccounts(""), "", &corev1.ServiceAccount{}, s.accounts), s.accounts.isSynced)
 	add(s, newWatcher("configmap "+status.ConfigMap, c.Client, core.ConfigMaps(n), "metadata.name="+status.ConfigMap, &corev1.ConfigMap{}, s.state), s.state.isSynced)
+	if c.Trust {
+		trust := &list[*corev1.ConfigMap]{keep: keepTrust(&s.trust, c.Log), same: equal[*corev1.ConfigMap], changed: s.signal}
+		add(s, newWatcher("configmap "+TrustConfigMap, c.Client, core.ConfigMaps(n), "metadata.name="+TrustConfigMap, &corev1.ConfigMap{}, trust), trust.isSynced)
+	}
 	cidrs := newWatcher("servicecidrs", c.Client, c.Client.NetworkingV1().ServiceCIDRs(), "", &networkingv1.ServiceCIDR{}, s.cidrs)
 	cidrs.optional = true
 	add(s, cidrs, func() bool { absent, _ := cidrs.state(); return absent || s.cidrs.isSynced() })
