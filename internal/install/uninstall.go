@@ -140,7 +140,7 @@ func (i *Installer) removeAll(ctx context.Context, found []Ref) error {
 	if err := i.remove(ctx, first); err != nil {
 		return err
 	}
-	for _, component := range []string{"controller", "proxy"} {
+	for _, component := range []string{"controller", "identity", "proxy"} {
 		if err := i.waitForNoPods(ctx, component); err != nil {
 			return err
 		}

@@ -39,6 +39,10 @@ const controllersMade = `
 ---
 {apiVersion: v1, kind: Secret, metadata: {name: tulle-traefik-tls, namespace: tulle-system}}
 ---
+{apiVersion: v1, kind: Secret, metadata: {name: tulle-identity-ca, namespace: tulle-system}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-trust, namespace: tulle-system}}
+---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-dns, namespace: tulle-system}}
 ---
 {apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: tulle-controller, namespace: tulle-system}}
@@ -71,13 +75,14 @@ func installed(t *testing.T, before string) (*Installer, *fakeapi.Server, *strin
 	return i, s, &out
 }
 
-// endProxies stands for the DaemonSet controller: no DaemonSet, no proxies.
+// endProxies stands for the controllers of workloads: no DaemonSet, no proxies, and no Deployment, no tulle-identity.
 func endProxies(i *Installer, s *fakeapi.Server) {
 	i.Poll = time.Millisecond
 	go func() {
 		for range 5000 {
-			if s.Get("daemonsets", "tulle-system", "tulle-proxy") == nil {
+			if s.Get("daemonsets", "tulle-system", "tulle-proxy") == nil && s.Get("deployments", "tulle-system", "tulle-identity") == nil {
 				s.Remove("pods", "tulle-system", "p-1")
+				s.Remove("pods", "tulle-system", "i-1")
 				return
 			}
 			<-time.After(time.Millisecond)

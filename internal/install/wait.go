@@ -30,6 +30,12 @@ func (i *Installer) waitUntilItWorks(ctx context.Context, objects []*unstructure
 		return i.diagnose(ctx, "controller", err)
 	}
 	i.say("controllers available")
+	if err := i.waitForSigners(ctx, objects); err != nil {
+		return err
+	}
+	if hasSigners(objects) {
+		i.say("identities are certified")
+	}
 	if err := i.wait(ctx, "proxies", i.proxies); err != nil {
 		return i.diagnose(ctx, "proxy", err)
 	}
@@ -106,14 +112,7 @@ func (i *Installer) controllers(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	want, s := int32(1), d.Status
-	if d.Spec.Replicas != nil {
-		want = *d.Spec.Replicas
-	}
-	if s.ObservedGeneration >= d.Generation && s.UpdatedReplicas >= want && s.AvailableReplicas >= want && s.Replicas == s.UpdatedReplicas {
-		return "", nil
-	}
-	return fmt.Sprintf("%d of %d are available, %d of this version", s.AvailableReplicas, want, s.UpdatedReplicas), nil
+	return missingReplicas(d), nil
 }
 
 func (i *Installer) proxies(ctx context.Context) (string, error) {
