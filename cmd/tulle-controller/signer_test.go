@@ -223,6 +223,8 @@ func TestWhoReadsWhat(t *testing.T) {
 				if o, ok := one.GetObject().(metav1.Object); ok && o.GetName() != "" {
 					what += " " + o.GetName()
 				}
+			case clienttesting.PatchAction:
+				what += " " + one.GetName()
 			}
 			out[what] = true
 		}
@@ -233,7 +235,7 @@ func TestWhoReadsWhat(t *testing.T) {
 	eventually(t, "ready", func() bool { return s.ready() == nil })
 	for what := range verbs(client) {
 		if !slices.Contains([]string{
-			"list pods", "watch pods", "get secrets tulle-identity-ca", "create secrets tulle-identity-ca", "get configmaps tulle-trust", "create configmaps tulle-trust",
+			"list pods", "watch pods", "get secrets tulle-identity-ca", "patch secrets tulle-identity-ca", "get configmaps tulle-trust", "patch configmaps tulle-trust",
 		}, what) {
 			t.Errorf("the signer: %s", what)
 		}
@@ -244,7 +246,7 @@ func TestWhoReadsWhat(t *testing.T) {
 	}
 	c := start(t, client, "c-1")
 	eventually(t, "ready", func() bool { return c.ready() == nil })
-	eventually(t, "a CA of its own", func() bool { return verbs(client)["create secrets tulle-controller-tls"] })
+	eventually(t, "a CA of its own", func() bool { return verbs(client)["patch secrets tulle-controller-tls"] })
 	for what := range verbs(client) {
 		if strings.Contains(what, kube.IdentitySecret) || strings.Contains(what, " secrets") && !strings.HasSuffix(what, " tulle-controller-tls") {
 			t.Errorf("the controller: %s", what)

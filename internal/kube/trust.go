@@ -126,7 +126,7 @@ func (t *Trust) secret(ctx context.Context, now time.Time) (*corev1.Secret, erro
 		if s, err = t.fresh(nil, now); err != nil {
 			return nil, err
 		}
-		if _, err = secrets.Create(ctx, s, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		if err = makeSecret(ctx, t.config.Client, s); err != nil {
 			return nil, err
 		}
 		return secrets.Get(ctx, t.config.Secret, metav1.GetOptions{})
@@ -223,15 +223,17 @@ func (t *Trust) try(ctx context.Context, issuer *identity.Issuer, now time.Time)
 	}
 	data := map[string]string{rootRecordKey: string(text), rootsKey: string(next.PEM()), endsKey: ends}
 	if missing {
-		_, err = maps.Create(ctx, &corev1.ConfigMap{
+		err = makeConfigMap(ctx, t.config.Client, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: t.config.Namespace, Name: TrustConfigMap, Labels: ourLabels()}, Data: data,
-		}, metav1.CreateOptions{})
-	} else {
-		m = m.DeepCopy()
-		m.Data = data
-		_, err = maps.Update(ctx, m, metav1.UpdateOptions{})
+		})
+		if err == nil {
+			err = errRaced // maybe
+		}
+		return nil, err
 	}
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+	m = m.DeepCopy()
+	m.Data = data
+	if _, err = maps.Update(ctx, m, metav1.UpdateOptions{}); apierrors.IsConflict(err) {
 		return nil, errRaced
 	}
 	return next, err

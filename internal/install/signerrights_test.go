@@ -17,7 +17,7 @@ type rights struct {
 	rules map[string][]rbacv1.PolicyRule // by account
 }
 
-func rightsOf(t *testing.T, r Rendered) rights {
+func rulesOf(t *testing.T, r Rendered) rights {
 	t.Helper()
 	roles := map[string][]rbacv1.PolicyRule{} // by kind and name
 	out := rights{map[string][]rbacv1.PolicyRule{}}
@@ -55,7 +55,7 @@ func rightsOf(t *testing.T, r Rendered) rights {
 	return out
 }
 
-// may lists the accounts that may do something to an object; of a verb that has no name, such as create, name is "".
+// may lists the accounts that may do something to an object. A create has a name if it is by server-side apply.
 func (r rights) may(verb, resource, name string) (out []string) {
 	for account, rules := range r.rules {
 		if slices.ContainsFunc(rules, func(rule rbacv1.PolicyRule) bool {
@@ -73,18 +73,18 @@ func (r rights) may(verb, resource, name string) (out []string) {
 // and nothing else that users write.
 func TestOnlyTheSignerHasTheKey(t *testing.T) {
 	for _, tc := range []struct{ values, secret, may string }{
-		{values: "{}", secret: "tulle-identity-ca", may: "get update"},
+		{values: "{}", secret: "tulle-identity-ca", may: "get create update patch"},
 		{values: everything, secret: "corp-ca", may: "get"},
 		{values: "identity: {ca: {secret: corp-ca}}", secret: "corp-ca", may: "get"},
 		{values: "identity: {mode: spire}", secret: "tulle-identity-ca"},
 		{values: "identity: {mode: \"off\"}", secret: "tulle-identity-ca"},
 		{values: "proxy: {engine: traefik}", secret: "tulle-identity-ca"},
 	} {
-		r := rightsOf(t, render(t, tc.values))
+		r := rulesOf(t, render(t, tc.values))
 		if len(r.rules["tulle-controller"]) < 5 {
 			t.Fatalf("%s: the controllers have %d rules: nothing was looked at", tc.values, len(r.rules["tulle-controller"]))
 		}
-		for _, verb := range []string{"get", "list", "watch", "update", "patch", "delete", "deletecollection"} {
+		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"} {
 			want := []string(nil)
 			if slices.Contains(strings.Fields(tc.may), verb) {
 				want = []string{"tulle-identity"}
@@ -92,6 +92,10 @@ func TestOnlyTheSignerHasTheKey(t *testing.T) {
 			if got := r.may(verb, "secrets", tc.secret); !slices.Equal(got, want) {
 				t.Errorf("%.60s: %v may %s Secret %s, want %v", tc.values, got, verb, tc.secret, want)
 			}
+		}
+		// A Secret of any name could be one with another account's token.
+		if got := r.may("create", "secrets", "any"); len(got) > 0 {
+			t.Errorf("%.60s: %v may create any Secret", tc.values, got)
 		}
 		for _, resource := range []string{"serviceaccounts/token", "pods/exec", "pods/ephemeralcontainers", "pods/attach"} {
 			for _, verb := range []string{"create", "get", "update", "patch"} {
@@ -106,7 +110,7 @@ func TestOnlyTheSignerHasTheKey(t *testing.T) {
 			}
 			continue
 		}
-		for verb, want := range map[string][]string{"get": {"tulle-controller", "tulle-identity"}, "watch": {"tulle-controller"}, "update": {"tulle-identity"}, "patch": nil, "delete": nil} {
+		for verb, want := range map[string][]string{"get": {"tulle-controller", "tulle-identity"}, "watch": {"tulle-controller"}, "update": {"tulle-identity"}, "patch": {"tulle-identity"}, "delete": nil} {
 			if got := r.may(verb, "configmaps", "tulle-trust"); !slices.Equal(got, want) {
 				t.Errorf("%.60s: %v may %s ConfigMap tulle-trust, want %v", tc.values, got, verb, want)
 			}
