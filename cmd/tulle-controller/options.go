@@ -3,10 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -24,9 +21,7 @@ import (
 
 // options are the flags.
 type options struct {
-	stderr io.Writer
-
-	kubeconfig, podName, podNamespace string
+	process
 
 	zones         []string
 	clusterDomain string
@@ -58,7 +53,7 @@ type options struct {
 	dnsTrial      bool
 	dnsRestart    bool
 
-	pushAddress, webhookAddress, metricsAddress, healthAddress, adminAddress, traefikAddress string
+	pushAddress, webhookAddress, adminAddress, traefikAddress string
 
 	webhookStopLag time.Duration
 
@@ -66,14 +61,10 @@ type options struct {
 	writeQPS            float32
 	writeBurst          int
 	quiet, maxWait      time.Duration
-
-	logLevel, logFormat string
 }
 
 func (o *options) addFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "file that says how to reach the API server (default: the pod's own ServiceAccount)")
-	f.StringVar(&o.podName, "pod-name", "", "name of this pod (default: the host's name)")
-	f.StringVar(&o.podNamespace, "pod-namespace", "tulle-system", "namespace of this pod: the mesh's")
+	o.process.addFlags(f)
 
 	f.StringSliceVar(&o.zones, "zones", []string{"mesh"}, "DNS zones that lead into the mesh")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster itself")
@@ -120,8 +111,6 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
 	f.StringVar(&o.webhookAddress, "webhook-address", ":15017", `address at which the API server has SMI objects converted and judged; "" = none`)
 	f.DurationVar(&o.webhookStopLag, "webhook-stop-lag", 3*time.Second, "how long webhooks are answered after the end of this pod was announced")
-	f.StringVar(&o.metricsAddress, "metrics-address", ":15014", "address of /metrics")
-	f.StringVar(&o.healthAddress, "health-address", ":15015", "address of /readyz and /healthz")
 	f.StringVar(&o.traefikAddress, "traefik-address", ":15011", "address where stock Traefik asks for its configuration, with --engine traefik")
 	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /first-hop and /debug/pprof; "" = none`)
 
@@ -132,23 +121,15 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.writeBurst, "write-burst", 400, "writes of mesh addresses at once")
 	f.DurationVar(&o.quiet, "quiet", 10*time.Millisecond, "how long changes must have ended before config is made of them")
 	f.DurationVar(&o.maxWait, "max-wait", 100*time.Millisecond, "how long a change waits at most for others")
-
-	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 }
 
 // complete checks the flags. Every error names the flag.
 func (o *options) complete() (*command, error) {
-	c := &command{options: o, shadow: shadow.Config{Namespace: o.podNamespace, Settle: o.settle, Overlap: o.overlap, SliceSize: o.sliceSize}}
-	var err error
-	if c.log, err = o.logger(); err != nil {
+	err := o.check()
+	if err != nil {
 		return nil, err
 	}
-	if o.podName == "" {
-		if o.podName, err = os.Hostname(); err != nil {
-			return nil, fmt.Errorf("--pod-name: %w", err)
-		}
-	}
+	c := &command{options: o, shadow: shadow.Config{Namespace: o.podNamespace, Settle: o.settle, Overlap: o.overlap, SliceSize: o.sliceSize}}
 	if c.shadow.SharedHTTP, err = oneOf("addresses-http", o.addressesHTTP, "dedicated", "shared"); err != nil {
 		return nil, err
 	}
@@ -212,21 +193,6 @@ func (o *options) ports() (shadow.Range, error) {
 		return r, fmt.Errorf("--entry-points %q: 15000 to 15999 are the mesh's own ports", o.entryPoints)
 	}
 	return r, nil
-}
-
-func (o *options) logger() (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
-	}
-	text, err := oneOf("log-format", o.logFormat, "json", "text")
-	if err != nil {
-		return nil, err
-	}
-	if text {
-		return slog.New(slog.NewTextHandler(o.stderr, &slog.HandlerOptions{Level: level})), nil
-	}
-	return slog.New(slog.NewJSONHandler(o.stderr, &slog.HandlerOptions{Level: level})), nil
 }
 
 func (o *options) names() (proxyconfig.Config, error) {

@@ -18,7 +18,7 @@ import (
 
 func complete(t *testing.T, env map[string]string, args ...string) (*command, error) {
 	t.Helper()
-	o := &options{stderr: io.Discard}
+	o := &options{process: process{component: "controller", stderr: io.Discard}}
 	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
 	o.addFlags(flags)
 	if err := flags.Parse(args); err != nil {

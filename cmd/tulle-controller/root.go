@@ -11,7 +11,7 @@ import (
 )
 
 func newRoot(args []string, stdout, stderr io.Writer) *cobra.Command {
-	o := &options{stderr: stderr}
+	o := &options{process: process{component: "controller", stderr: stderr}}
 	root := &cobra.Command{
 		Use:   "tulle-controller",
 		Short: "The controller of the tulle mesh: makes config of a cluster's objects and gives it to the proxies",
@@ -33,6 +33,7 @@ Every flag can be set by an environment variable, too: --log-level by TULLE_LOG_
 			return c.run(cmd.Context())
 		},
 	}
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

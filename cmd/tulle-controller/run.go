@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,9 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/klog/v2"
 
 	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/controller"
@@ -37,7 +33,6 @@ import (
 // command is the controller, as its flags say.
 type command struct {
 	*options
-	log      *slog.Logger
 	topology topology.Config
 	shadow   shadow.Config
 	names    proxyconfig.Config
@@ -65,11 +60,7 @@ type command struct {
 // run is the whole process.
 func (c *command) run(ctx context.Context) (err error) {
 	tuneMemory()
-	// client-go tells a lot that is of interest to its authors only.
-	klog.SetSlogLogger(slog.New(atLeast{c.log.Handler(), slog.LevelWarn}))
-	if c.clients, err = kube.NewClients(kube.ClientsConfig{
-		Kubeconfig: c.kubeconfig, UserAgent: "tulle-controller/" + version.Version, WriteQPS: c.writeQPS, WriteBurst: c.writeBurst,
-	}); err != nil {
+	if c.clients, err = c.connect(kube.ClientsConfig{WriteQPS: c.writeQPS, WriteBurst: c.writeBurst}); err != nil {
 		return err
 	}
 	listeners, err := c.listen(ctx)
@@ -82,27 +73,21 @@ func (c *command) run(ctx context.Context) (err error) {
 
 // serve runs the parts until ctx ends, or one of them fails.
 func (c *command) serve(ctx context.Context, listeners *listeners) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.source.Run(ctx) })
-	g.Go(func() error { return c.loop.Run(ctx) })
-	g.Go(func() error { return c.push(ctx, listeners.push) })
-	g.Go(func() error { return c.keepTrust(ctx) })
-	g.Go(func() error { return c.elector().Run(ctx, c.lead) })
-	g.Go(func() error { return serve(ctx, listeners.health, healthHandler(c.ready)) })
-	g.Go(func() error { return serve(ctx, listeners.metrics, metricsHandler(c.metrics)) })
+	parts := []func(context.Context) error{
+		c.source.Run, c.loop.Run, c.keepTrust,
+		func(ctx context.Context) error { return c.push(ctx, listeners.push) },
+		func(ctx context.Context) error { return c.elector().Run(ctx, c.lead) },
+	}
 	if c.traefik {
-		g.Go(func() error { return c.serveTraefik(ctx, listeners.traefik) })
+		parts = append(parts, func(ctx context.Context) error { return c.serveTraefik(ctx, listeners.traefik) })
 	}
 	if listeners.webhook != nil {
-		g.Go(func() error { return c.serveWebhook(ctx, listeners.webhook) })
+		parts = append(parts, func(ctx context.Context) error { return c.serveWebhook(ctx, listeners.webhook) })
 	}
 	if listeners.admin != nil {
-		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler(c.podName)) })
+		parts = append(parts, func(ctx context.Context) error { return serve(ctx, listeners.admin, adminHandler(c.podName)) })
 	}
-	c.log.Info("started", "version", version.Version, "name", c.podName, "namespace", c.podNamespace)
-	err := g.Wait()
-	c.log.Info("stopped", "name", c.podName)
-	return err
+	return c.together(ctx, &listeners.doors, c.ready, c.metrics, parts...)
 }
 
 // wire makes the parts.
@@ -118,8 +103,8 @@ func (c *command) wire() {
 	}
 	c.server = push.NewServer(server)
 	c.manager = c.newManager()
-	c.metrics = prometheus.NewRegistry()
-	c.metrics.MustRegister(c.server, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	c.metrics = c.newMetrics()
+	c.metrics.MustRegister(c.server)
 	c.trust = c.newTrust()
 	c.loop = c.newLoop()
 	host := kube.WebhookService + "." + c.podNamespace + ".svc"
@@ -260,13 +245,6 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func buildInfo() prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "tulle_build_info", Help: "Always 1; says which version runs.",
-		ConstLabels: prometheus.Labels{"version": version.Version, "component": "controller"},
-	}, func() float64 { return 1 })
-}
-
 // nameservers are what pods of this cluster ask.
 func nameservers(file string) []netip.Addr {
 	text, err := os.ReadFile(file)
@@ -295,30 +273,18 @@ func tuneMemory() {
 	}
 }
 
-// listeners are opened before anything else, so that an address in use is an error at once.
-type listeners struct{ push, webhook, metrics, health, admin, traefik net.Listener }
+// listeners are what a controller listens on.
+type listeners struct {
+	doors
+	push, webhook, admin, traefik net.Listener
+}
 
 func (c *command) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
-	var lc net.ListenConfig
-	for _, a := range []struct {
-		flag, address string
-		to            *net.Listener
-	}{
-		{"push-address", c.pushAddress, &l.push},
-		{"webhook-address", c.webhookAddress, &l.webhook},
-		{"metrics-address", c.metricsAddress, &l.metrics},
-		{"health-address", c.healthAddress, &l.health},
-		{"admin-address", c.adminAddress, &l.admin},
-		{"traefik-address", c.traefikAddress, &l.traefik},
-	} {
-		if a.address == "" || a.to == &l.traefik && !c.traefik {
-			continue
-		}
-		var err error
-		if *a.to, err = lc.Listen(ctx, "tcp", a.address); err != nil {
-			return nil, fmt.Errorf("--%s: %w", a.flag, err)
-		}
+	all := append(c.listeners(&l.doors), listener{"push-address", c.pushAddress, &l.push},
+		listener{"webhook-address", c.webhookAddress, &l.webhook}, listener{"admin-address", c.adminAddress, &l.admin})
+	if c.traefik {
+		all = append(all, listener{"traefik-address", c.traefikAddress, &l.traefik})
 	}
-	return l, nil
+	return l, open(ctx, all...)
 }
