@@ -38,5 +38,6 @@ Every flag can be set by an environment variable, too: --log-level by TULLE_LOG_
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	o.addFlags(root.Flags())
+	root.AddCommand(newDNSCommand(stderr))
 	return root
 }
