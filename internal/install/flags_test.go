@@ -23,16 +23,25 @@ func TestChartAndFlagsAgree(t *testing.T) {
 		"tulle-proxy":      {"spire-socket", "tunnel-address", "controller-name", "ca-file", "token-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
 	}
 	r := render(t, everything)
-	var controller appsv1.Deployment
 	var proxy appsv1.DaemonSet
-	typed(t, find(t, r, "Deployment", "tulle-controller"), &controller)
 	typed(t, find(t, r, "DaemonSet", "tulle-proxy"), &proxy)
-	for command, container := range map[string]corev1.Container{
-		"tulle-controller": controller.Spec.Template.Spec.Containers[0], "tulle-proxy": proxy.Spec.Template.Spec.Containers[0],
-	} {
+	containers := map[string]corev1.Container{"tulle-proxy": proxy.Spec.Template.Spec.Containers[0]}
+	for _, o := range r.Objects { // all Deployments run one program
+		if o.GetKind() == "Deployment" {
+			var d appsv1.Deployment
+			typed(t, o, &d)
+			c := d.Spec.Template.Spec.Containers[0]
+			c.Args = append(containers["tulle-controller"].Args, c.Args...)
+			containers["tulle-controller"] = c
+		}
+	}
+	for command, container := range containers {
 		flags := flagsOf(t, command)
 		given := map[string]bool{}
 		for _, arg := range container.Args {
+			if !strings.HasPrefix(arg, "--") {
+				continue // a subcommand
+			}
 			name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
 			given[name] = true
 			if !slices.Contains(flags, name) {
