@@ -15,10 +15,7 @@ func rightsOf(t *testing.T, r Rendered, account string) []string {
 	t.Helper()
 	var out []string
 	for _, o := range r.Objects {
-		var b struct {
-			Subjects []rbacv1.Subject
-			RoleRef  rbacv1.RoleRef
-		}
+		var b rbacv1.RoleBinding
 		if o.GetKind() != "RoleBinding" && o.GetKind() != "ClusterRoleBinding" {
 			continue
 		}
