@@ -69,7 +69,7 @@ func stubDomain(t *testing.T, e *env) {
 	t.Run("another one keeps it when one ends", func(t *testing.T) {
 		e.run(t, "-n", meshNamespace, "delete", "pod", "-l", "app.kubernetes.io/component=dns", "--wait=false")
 		e.setCorefile(t, withoutBlock(t, with))
-		e.eventually(t, "the block again", func() error { return sameText(with, e.corefile(t)) })
+		e.inARow(t, "the block again", 1, rolloutTimeout, func() error { return sameText(with, e.corefile(t)) })
 		e.rollout(t, meshNamespace, "deployment/tulle-dns")
 	})
 	t.Run("who may do what", func(t *testing.T) { dnsRights(t, e) })
