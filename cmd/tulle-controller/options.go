@@ -12,9 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tulle-mesh/tulle/internal/bypass"
-	"github.com/tulle-mesh/tulle/internal/corefile"
 	"github.com/tulle-mesh/tulle/internal/identity"
-	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
 	"github.com/tulle-mesh/tulle/internal/shadow"
 	"github.com/tulle-mesh/tulle/internal/topology"
@@ -48,11 +46,6 @@ type options struct {
 	sliceSize               int
 
 	engine, entryPoints string
-
-	dnsMode       string
-	dnsConfigMaps []string
-	dnsTrial      bool
-	dnsRestart    bool
 
 	pushAddress, webhookAddress, adminAddress, traefikAddress string
 
@@ -100,11 +93,6 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 
 	f.StringVar(&o.engine, "engine", "tulle", "what carries the traffic: tulle, or stock traefik")
 	f.StringVar(&o.entryPoints, "entry-points", "20000-20249", "ports that stock Traefik's static entry points listen on; each service's port takes one")
-
-	f.StringVar(&o.dnsMode, "dns-mode", "manage", "the stub domain in the cluster's DNS: manage, print or off")
-	f.StringSliceVar(&o.dnsConfigMaps, "dns-config-maps", nil, "ConfigMaps of the cluster's DNS that may be changed: namespace/name or namespace/name:key")
-	f.BoolVar(&o.dnsTrial, "dns-trial", true, "start a pod of the cluster's DNS with a change before it is written")
-	f.BoolVar(&o.dnsRestart, "dns-restart", false, "restart a cluster DNS that does not reload its configuration")
 
 	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
 	f.StringVar(&o.webhookAddress, "webhook-address", ":15017", `address at which the API server has SMI objects converted and judged; "" = none`)
@@ -172,8 +160,7 @@ func (o *options) complete() (*command, error) {
 	if c.bypass, err = o.bypassConfig(); err != nil {
 		return nil, err
 	}
-	c.dns, err = o.dns()
-	return c, err
+	return c, nil
 }
 
 // oneOf says whether the value is the second of two.
@@ -204,15 +191,23 @@ func (o *options) names() (proxyconfig.Config, error) {
 	if !slices.Contains([]string{"none", "code", "full"}, o.accessReason) {
 		return out, fmt.Errorf("--access-client-reason %q: want none, code or full", o.accessReason)
 	}
-	for _, z := range o.zones {
+	var err error
+	out.Zones, err = zones(o.zones)
+	return out, err
+}
+
+// zones checks the flag.
+func zones(flag []string) ([]string, error) {
+	var out []string
+	for _, z := range flag {
 		z = strings.ToLower(strings.Trim(z, "."))
 		if errs := validation.IsDNS1123Subdomain(z); errs != nil {
-			return out, fmt.Errorf("--zones %q: %s", z, errs[0])
+			return nil, fmt.Errorf("--zones %q: %s", z, errs[0])
 		}
-		out.Zones = append(out.Zones, z)
+		out = append(out, z)
 	}
-	if len(out.Zones) == 0 {
-		return out, fmt.Errorf("--zones: the mesh needs one")
+	if len(out) == 0 {
+		return nil, fmt.Errorf("--zones: the mesh needs one")
 	}
 	return out, nil
 }
@@ -283,22 +278,6 @@ func prefixes(flag string, texts []string) ([]netip.Prefix, error) {
 			return nil, fmt.Errorf("--%s %q: want a CIDR such as 10.0.0.0/8", flag, text)
 		}
 		out = append(out, p.Masked())
-	}
-	return out, nil
-}
-
-func (o *options) dns() (kube.DNSConfig, error) {
-	out := kube.DNSConfig{Mode: kube.DNSMode(o.dnsMode), ClusterDomain: o.clusterDomain, NoTrial: !o.dnsTrial, Restart: o.dnsRestart}
-	if !slices.Contains([]kube.DNSMode{kube.DNSManage, kube.DNSPrint, kube.DNSOff}, out.Mode) {
-		return out, fmt.Errorf("--dns-mode %q: want manage, print or off", o.dnsMode)
-	}
-	for _, text := range o.dnsConfigMaps {
-		object, key, _ := strings.Cut(text, ":")
-		namespace, name, ok := strings.Cut(object, "/")
-		if !ok || namespace == "" || name == "" {
-			return out, fmt.Errorf("--dns-config-maps %q: want namespace/name or namespace/name:key", text)
-		}
-		out.ConfigMaps = append(out.ConfigMaps, corefile.Place{Namespace: namespace, Name: name, Key: key})
 	}
 	return out, nil
 }

@@ -39,6 +39,6 @@ Every flag can be set by an environment variable, too: --log-level by TULLE_LOG_
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	o.addFlags(root.Flags())
-	root.AddCommand(newSigner(stderr))
+	root.AddCommand(newSigner(stderr), newDNSCommand(stderr))
 	return root
 }

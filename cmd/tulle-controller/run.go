@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,11 +20,9 @@ import (
 	"github.com/tulle-mesh/tulle/internal/controller"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/kube"
-	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
 	"github.com/tulle-mesh/tulle/internal/push"
 	"github.com/tulle-mesh/tulle/internal/shadow"
-	"github.com/tulle-mesh/tulle/internal/status"
 	"github.com/tulle-mesh/tulle/internal/topology"
 	"github.com/tulle-mesh/tulle/internal/version"
 )
@@ -36,7 +33,6 @@ type command struct {
 	topology topology.Config
 	shadow   shadow.Config
 	names    proxyconfig.Config
-	dns      kube.DNSConfig
 	bypass   bypass.Config
 
 	traefik bool // carries the traffic
@@ -46,7 +42,6 @@ type command struct {
 	source  *kube.Source
 	server  *push.Server
 	loop    *controller.Controller
-	manager *kube.DNSManager
 	metrics *prometheus.Registry
 	serving atomic.Pointer[identity.Serving] // set before the server serves
 	ca      *identity.CA                     // owned by push's goroutines, one after the other
@@ -96,7 +91,6 @@ func (c *command) wire() {
 		Authenticator: &kube.Authenticator{Client: c.clients.Read, Namespace: c.podNamespace, Audience: kube.Audience, Pods: c.source},
 		Log:           c.log,
 	})
-	c.manager = c.newManager()
 	c.metrics = c.newMetrics()
 	c.metrics.MustRegister(c.server)
 	c.loop = c.newLoop()
@@ -163,7 +157,7 @@ func (c *command) newLoop() *controller.Controller {
 		Log:      c.log, Metrics: controller.NewMetrics(c.metrics), Pod: c.podName, Version: version.Version,
 		Quiet: c.quiet, MaxWait: c.maxWait, IdentityLifetime: c.identityLifetime,
 		Bypass: c.bypass, Policies: &kube.PolicyWriter{Client: c.clients.Policies}, Dial: dial,
-		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
+		DNS: c.source.DNS,
 	}
 	c.tellTrust(&config)
 	if c.traefik {
@@ -183,29 +177,11 @@ func dial(ctx context.Context, address netip.AddrPort) bool {
 	return true
 }
 
-func (c *command) newManager() *kube.DNSManager {
-	config := c.dns
-	config.Client, config.Dynamic, config.Namespace = c.clients.DNS, c.clients.Dynamic, c.podNamespace
-	config.Zones, config.Log, config.Nameservers = c.names.Zones, c.log, nameservers("/etc/resolv.conf")
-	return kube.NewDNSManager(config)
-}
-
 // lead runs what only the leader does.
 func (c *command) lead(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.loop.Lead(ctx) })
-	g.Go(func() error { return c.manager.Run(ctx) })
 	g.Go(func() error { return c.newWebhooks().Run(ctx) })
-	g.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-c.manager.Changed():
-				c.loop.Tell()
-			}
-		}
-	})
 	return g.Wait()
 }
 
@@ -231,23 +207,6 @@ func wait(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
-}
-
-// nameservers are what pods of this cluster ask.
-func nameservers(file string) []netip.Addr {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
-	var out []netip.Addr
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "nameserver" {
-			if a, err := netip.ParseAddr(f[1]); err == nil {
-				out = append(out, a)
-			}
-		}
-	}
-	return out
 }
 
 // tuneMemory spends memory, up to what a controller may have, on collecting garbage less often: every round makes as

@@ -86,7 +86,7 @@ type replica struct {
 func start(t *testing.T, client *fake.Clientset, name string, flags ...string) replica {
 	t.Helper()
 	kinds := map[schema.GroupVersionResource]string{{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}: "CustomResourceDefinitionList"}
-	c, err := complete(t, nil, append(flags, "--pod-name="+name, "--dns-mode=off", "--push-address=127.0.0.1:0", "--webhook-address=127.0.0.1:0", "--webhook-stop-lag=0s", "--metrics-address=127.0.0.1:0", "--health-address=127.0.0.1:0", "--admin-address=127.0.0.1:0")...)
+	c, err := complete(t, nil, append(flags, "--pod-name="+name, "--push-address=127.0.0.1:0", "--webhook-address=127.0.0.1:0", "--webhook-stop-lag=0s", "--metrics-address=127.0.0.1:0", "--health-address=127.0.0.1:0", "--admin-address=127.0.0.1:0")...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,10 +160,12 @@ func (s *seen) Apply(u configv1.Update) []configv1.Refusal {
 // proxyOf connects a proxy with a token to a replica.
 func proxyOf(t *testing.T, client *fake.Clientset, r replica, token string) *seen {
 	t.Helper()
-	ca, err := client.CoreV1().ConfigMaps("tulle-system").Get(t.Context(), kube.CAConfigMap, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var ca *corev1.ConfigMap
+	eventually(t, "a CA", func() (ok bool) {
+		var err error
+		ca, err = client.CoreV1().ConfigMaps("tulle-system").Get(t.Context(), kube.CAConfigMap, metav1.GetOptions{})
+		return err == nil
+	})
 	dir := t.TempDir()
 	caFile, tokenFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "token")
 	for file, text := range map[string]string{caFile: ca.Data[kube.CAKey], tokenFile: token} {

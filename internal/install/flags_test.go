@@ -22,22 +22,25 @@ func TestChartAndFlagsAgree(t *testing.T) {
 		"tulle-controller": {"push-address", "metrics-address", "health-address", "admin-address", "traefik-address", "kubeconfig"},
 		"tulle-proxy":      {"spire-socket", "tunnel-address", "controller-name", "ca-file", "token-file", "identity-token-file", "trust-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
 		"tulle-identity":   {"identity-address", "metrics-address", "health-address", "kubeconfig"},
+		"tulle-dns":        {"metrics-address", "health-address", "kubeconfig"},
 	}
 	r := render(t, everything)
-	var controller, identity appsv1.Deployment
 	var proxy appsv1.DaemonSet
-	typed(t, find(t, r, "Deployment", "tulle-controller"), &controller)
-	typed(t, find(t, r, "Deployment", "tulle-identity"), &identity)
 	typed(t, find(t, r, "DaemonSet", "tulle-proxy"), &proxy)
-	for command, container := range map[string]corev1.Container{
-		"tulle-controller": controller.Spec.Template.Spec.Containers[0], "tulle-proxy": proxy.Spec.Template.Spec.Containers[0],
-		"tulle-identity": identity.Spec.Template.Spec.Containers[0],
-	} {
+	containers := map[string]corev1.Container{"tulle-proxy": proxy.Spec.Template.Spec.Containers[0]}
+	for _, o := range r.Objects {
+		if o.GetKind() == "Deployment" {
+			var d appsv1.Deployment
+			typed(t, o, &d)
+			containers[d.Name] = d.Spec.Template.Spec.Containers[0]
+		}
+	}
+	for command, container := range containers {
 		flags := flagsOf(t, command)
 		given := map[string]bool{}
 		for _, arg := range container.Args {
-			if arg == "identity" {
-				continue // the subcommand
+			if !strings.HasPrefix(arg, "--") {
+				continue // a subcommand
 			}
 			name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
 			given[name] = true
@@ -64,7 +67,7 @@ func TestChartAndFlagsAgree(t *testing.T) {
 // The defaults of values are those of the commands: whoever runs a command by hand gets the same mesh.
 func TestDefaultsAreThoseOfTheFlags(t *testing.T) {
 	r := render(t, "{}")
-	for command, kind := range map[string]string{"tulle-controller": "Deployment", "tulle-identity": "Deployment", "tulle-proxy": "DaemonSet"} {
+	for command, kind := range map[string]string{"tulle-controller": "Deployment", "tulle-identity": "Deployment", "tulle-dns": "Deployment", "tulle-proxy": "DaemonSet"} {
 		defaults := map[string]string{}
 		for _, m := range regexp.MustCompile(`f\.DurationVar\(&[\w.]+, "([a-z-]+)", (?:(\d+)\*)?time\.(\w+)`).FindAllStringSubmatch(sourceOf(t, command), -1) {
 			n := m[2]
@@ -89,7 +92,7 @@ func TestDefaultsAreThoseOfTheFlags(t *testing.T) {
 
 // parts are the files with the flags of what is a process of its own, and no command of its own.
 func parts() map[string]string {
-	return map[string]string{"tulle-identity": "signer.go"}
+	return map[string]string{"tulle-identity": "signer.go", "tulle-dns": "dns.go"}
 }
 
 // sourceOf is the source of a command, or of a part of one.

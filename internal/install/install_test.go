@@ -27,13 +27,15 @@ func working(s *fakeapi.Server) func(resource string, o fakeapi.Object) {
 		case "deployments":
 			setStatus(s, o, `{"replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}`)
 			s.Put(fakeapi.Parse(`{apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-ca, namespace: tulle-system}}`)[0])
-			name := fmt.Sprint(o["metadata"].(map[string]any)["name"])
-			pod := map[string]string{"tulle-controller": "c-1", "tulle-identity": "i-1"}[name]
-			s.Put(fakeapi.Parse(fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: %s}}}`, pod, strings.TrimPrefix(name, "tulle-")))[0])
+			for pod, component := range map[string]string{"c-1": "controller", "d-1": "dns", "i-1": "identity"} {
+				if o["metadata"].(map[string]any)["name"] == "tulle-"+component {
+					s.Put(fakeapi.Parse(fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: %s}}}`, pod, component))[0])
+				}
+			}
 		case "daemonsets":
 			convertAll(s)
 			setStatus(s, o, `{"desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "numberAvailable": 2}`)
-			putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: "ok", Object: "kube-system/coredns"}})
+			putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: "ok", Object: "kube-system/coredns", Writer: "d-1"}})
 		}
 	}
 }
@@ -354,7 +356,7 @@ func TestDNSThatCannotWorkEndsTheWaitAtOnce(t *testing.T) {
 			s.OnWrite = func(resource string, o fakeapi.Object) {
 				works(resource, o)
 				if resource == "daemonsets" {
-					putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: state, Message: "because"}})
+					putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: state, Message: "because", Writer: "d-1"}})
 				}
 			}
 			err := i.Install(t.Context(), Options{})

@@ -3,7 +3,6 @@ package install
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,9 +14,7 @@ const identityName = "tulle-identity"
 
 // hasSigners is true if the mesh has a CA of its own.
 func hasSigners(objects []*unstructured.Unstructured) bool {
-	return slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool {
-		return o.GetKind() == "Deployment" && o.GetName() == identityName
-	})
+	return deploymentOf(objects, identityName) != nil
 }
 
 // waitForSigners waits until whoever certifies identities is of this version and does. New proxies come after that: they
@@ -26,26 +23,11 @@ func (i *Installer) waitForSigners(ctx context.Context, objects []*unstructured.
 	if !hasSigners(objects) {
 		return nil
 	}
-	err := i.wait(ctx, identityName, func(ctx context.Context) (string, error) {
-		d, err := i.Cluster.Kube.AppsV1().Deployments(i.Namespace).Get(ctx, identityName, metav1.GetOptions{})
-		if err != nil {
-			return "", err
-		}
-		return missingReplicas(d), nil
-	})
+	err := i.wait(ctx, identityName, i.deployment(identityName))
 	if err != nil {
 		return i.diagnose(ctx, "identity", err)
 	}
 	return nil
-}
-
-// missingReplicas says what a Deployment lacks until all of it is there, of its present version.
-func missingReplicas(d *appsv1.Deployment) string {
-	want, s := wanted(d), d.Status
-	if s.ObservedGeneration >= d.Generation && s.UpdatedReplicas >= want && s.AvailableReplicas >= want && s.Replicas == s.UpdatedReplicas {
-		return ""
-	}
-	return fmt.Sprintf("%d of %d are available, %d of this version", s.AvailableReplicas, want, s.UpdatedReplicas)
 }
 
 func wanted(d *appsv1.Deployment) int32 {

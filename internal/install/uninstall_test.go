@@ -47,6 +47,8 @@ const controllersMade = `
 ---
 {apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: tulle-controller, namespace: tulle-system}}
 ---
+{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: tulle-dns, namespace: tulle-system}}
+---
 {apiVersion: v1, kind: Event, metadata: {name: e2, namespace: shop}, source: {component: tulle-controller}}
 `
 
@@ -59,7 +61,7 @@ func installed(t *testing.T, before string) (*Installer, *fakeapi.Server, *strin
 	s.OnWrite = func(resource string, o fakeapi.Object) {
 		works(resource, o)
 		if spec, _ := o["spec"].(map[string]any); resource == "deployments" && fmt.Sprint(spec["replicas"]) == "0" {
-			s.Remove("pods", "tulle-system", "c-1")
+			s.Remove("pods", "tulle-system", map[string]string{"tulle-controller": "c-1", "tulle-dns": "d-1"}[fmt.Sprint(o["metadata"].(map[string]any)["name"])])
 		}
 	}
 	for _, o := range fakeapi.Parse(before) {
@@ -100,8 +102,8 @@ func TestUninstallLeavesNothing(t *testing.T) {
 				if s.Get("daemonsets", "tulle-system", "tulle-proxy") == nil {
 					t.Error("the proxies went before the cluster's DNS was restored")
 				}
-				if s.Get("pods", "tulle-system", "c-1") != nil {
-					t.Error("the controllers still run and would put the block back")
+				if s.Get("pods", "tulle-system", "c-1") != nil || s.Get("pods", "tulle-system", "d-1") != nil {
+					t.Error("the controllers, or what would put the block back, still run")
 				}
 				order = append(order, "dns")
 				return nil

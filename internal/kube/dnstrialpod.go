@@ -20,7 +20,7 @@ const trialLifetime = 180
 // privileges, and the ConfigMap with what it mounts. It fits PodSecurity "restricted".
 func (m *DNSManager) trialObjects(ctx context.Context, k *kept, o dnsObject) (*corev1.ConfigMap, *corev1.Pod, error) {
 	spec, c := &k.target.Workload.Spec, k.container()
-	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: m.config.Namespace, Name: trialName, Labels: dnsLabels()}, Data: map[string]string{}}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: m.config.Namespace, Name: trialName, Labels: dnsLabels("dns-trial")}, Data: map[string]string{}}
 	pod := &corev1.Pod{ObjectMeta: *cm.ObjectMeta.DeepCopy()}
 	var mounts []corev1.VolumeMount
 	for _, mount := range c.VolumeMounts {
