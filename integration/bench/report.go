@@ -77,7 +77,7 @@ func (o *outcome) print(out io.Writer) {
 }
 
 func (o *outcome) markdown(out io.Writer) {
-	fmt.Fprintf(out, "### %s\n\n`%s`\n\n", strings.ToUpper(o.title[:1])+o.title[1:], o.name)
+	fmt.Fprintf(out, "%s%s\n\n`%s`, %s\n\n", heading, strings.ToUpper(o.title[:1])+o.title[1:], o.name, time.Now().UTC().Format(time.DateOnly))
 	for i, row := range o.table() {
 		fmt.Fprintf(out, "| %s |\n", strings.Join(row, " | "))
 		if i == 0 {
@@ -90,31 +90,42 @@ func (o *outcome) markdown(out io.Writer) {
 	}
 }
 
-// The results stand between these lines of the page.
+// The results stand between the outer ones of these in the page, each under a heading.
 const (
 	opening = "<!-- results: written by make bench -->\n"
+	heading = "### "
 	closing = "<!-- end of results -->\n"
 )
 
-// write replaces the results in a page, and the plots in the folder of its name.
+// write replaces results in a page, and the plots in the folder of its name. What was not measured now stays, if it was
+// measured on this machine.
 func write(page string, done []*outcome) error {
 	old, err := os.ReadFile(page) //nolint:gosec // as told
 	if err != nil {
 		return err
 	}
 	before, rest, found := strings.Cut(string(old), opening)
-	_, after, also := strings.Cut(rest, closing)
+	results, after, also := strings.Cut(rest, closing)
 	if !found || !also {
 		return fmt.Errorf("%s has no place for results", page)
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s%s%s\n", before, opening, machine())
 	dir := strings.TrimSuffix(page, ".md")
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // documents
 		return err
 	}
+	on := machine()
+	sections := map[string]string{}
+	if was, list, found := strings.Cut(results, heading); found && strings.TrimSpace(was) == on {
+		for text := range strings.SplitSeq(list, "\n"+heading) {
+			_, name, _ := strings.Cut(text, "`")
+			name, _, _ = strings.Cut(name, "`")
+			sections[name] = heading + strings.TrimSpace(text) + "\n"
+		}
+	}
 	for _, o := range done {
+		var b strings.Builder
 		o.markdown(&b)
+		sections[o.name] = strings.TrimSpace(b.String()) + "\n"
 		if o.rows != nil {
 			continue
 		}
@@ -122,14 +133,31 @@ func write(page string, done []*outcome) error {
 			return err
 		}
 	}
-	b.WriteString(closing + after)
-	return os.WriteFile(page, []byte(b.String()), 0o644) //nolint:gosec // documents
+	var all []string
+	for _, name := range names() {
+		if sections[name] != "" {
+			all = append(all, sections[name])
+		}
+	}
+	text := before + opening + on + "\n\n" + strings.Join(all, "\n") + "\n" + closing + after
+	return os.WriteFile(page, []byte(text), 0o644) //nolint:gosec // documents
 }
 
-// machine says when and on what the results were got.
+// names are all that can be measured, in order.
+func names() (out []string) {
+	for _, s := range scenarios {
+		out = append(out, s.name)
+	}
+	for _, o := range others {
+		out = append(out, o.name)
+	}
+	return out
+}
+
+// machine says on what the results were got.
 func machine() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d cores (%s), %s", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), model(), runtime.Version())
+	fmt.Fprintf(&b, "%d cores (%s), %s", runtime.NumCPU(), model(), runtime.Version())
 	for _, c := range [][]string{{"uname", "-sr"}, {"nginx", "-v"}, {"haproxy", "-v"}} {
 		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err == nil { //nolint:gosec,noctx // as above
 			line, _, _ := strings.Cut(string(out), "\n")
@@ -137,7 +165,7 @@ func machine() string {
 			b.WriteString(", " + strings.TrimPrefix(line, "nginx version: "))
 		}
 	}
-	return b.String() + "\n"
+	return b.String()
 }
 
 func model() string {

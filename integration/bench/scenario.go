@@ -32,6 +32,7 @@ type spec struct {
 	Services int    // how many the proxy knows; default 1
 	Ports    int    // of each service, with a listener each; default 1
 	Bare     bool   // of tulle: without the access rule
+	Node     string // of tulle: where the backend is, if not on the proxy's own
 }
 
 // load puts load on an address until ctx ends.
@@ -57,6 +58,9 @@ var scenarios = []scenario{
 	{name: "rate-2000", title: "HTTP/1.1, 1 KiB, 2,000 requests a second", spec: kept, load: paced(2000, 64), targets: []string{"traefik", "nginx", "haproxy", "tulle"}},
 	{name: "tcp-pingpong", title: "TCP, 64 connections, 64 bytes there and back", spec: spec{Protocol: "tcp"}, load: pingPong(64, 64), targets: []string{"nginx", "haproxy", "traefik", "tulle", "direct"}},
 	{name: "tcp-bulk", title: "TCP, 4 connections, 256 KiB there and back", spec: spec{Protocol: "tcp"}, load: pingPong(4, 256<<10), targets: []string{"nginx", "haproxy", "traefik", "tulle", "direct"}},
+	{name: "hop", title: "two nodes' proxies, without and with mutual TLS between them, 1 KiB, 64 kept connections", spec: kept, load: requests(64), targets: []string{"two", "two-tls"}},
+	{name: "hop-64k", title: "the same with 64 KiB", spec: spec{Protocol: "http", Size: 64 << 10}, load: requests(64), targets: []string{"two", "two-tls"}},
+	{name: "hop-connections", title: "the same over TCP, a new connection for each exchange of 64 bytes", spec: spec{Protocol: "tcp"}, load: exchanges(64, 64), targets: []string{"two", "two-tls"}},
 	{name: "udp", title: "UDP, 64 flows, 64 bytes there and back", spec: spec{Protocol: "udp"}, load: datagrams(64, 64), targets: []string{"nginx", "traefik", "tulle", "direct"}},
 }
 

@@ -18,7 +18,7 @@ import (
 var others = []struct {
 	name    string
 	measure func(context.Context) (*outcome, error)
-}{{"sizes", measureSizes}, {"idle", measureIdle}}
+}{{"decisions", measureDecisions}, {"sizes", measureSizes}, {"idle", measureIdle}}
 
 // measureSizes is what services cost when nothing happens, and when one of them changes.
 func measureSizes(ctx context.Context) (*outcome, error) {

@@ -42,6 +42,30 @@ func pingPong(n, size int) load {
 	}
 }
 
+// exchanges opens a connection for each size bytes that it sends and waits for, on n goroutines.
+func exchanges(n, size int) load {
+	return func(ctx context.Context, address string, c *count) error {
+		return workers(ctx, n, c, func(ctx context.Context, _ int, t *tally) error {
+			b := make([]byte, size)
+			for ctx.Err() == nil {
+				begun := time.Now()
+				err := onConnection(address, func(conn net.Conn, _ []byte) error {
+					if _, err := conn.Write(b); err != nil {
+						return err
+					}
+					_, err := io.ReadFull(conn, b)
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				*t = append(*t, time.Since(begun))
+			}
+			return nil
+		})
+	}
+}
+
 // datagrams sends a datagram of size bytes on each of n sockets and waits for it to come back, again and again.
 func datagrams(n, size int) load {
 	return func(ctx context.Context, address string, c *count) error {

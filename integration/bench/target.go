@@ -32,6 +32,8 @@ var roles = map[string]func(context.Context, string) error{
 	"tulle":    role(serveTulle),
 	"sizes":    role(serveSizes),
 	"httputil": role(serveHTTPUtil),
+	"two":      role(servePair),
+	"two-tls":  role(serveTunnelled),
 }
 
 func role(serve func(context.Context, spec) error) func(context.Context, string) error {
@@ -49,7 +51,7 @@ func start(ctx context.Context, children *sync.WaitGroup, name string, s spec, o
 	switch name {
 	case "direct":
 		return &target{name: name, address: s.Up}, nil
-	case "tulle", "httputil":
+	case "tulle", "httputil", "two", "two-tls":
 		return child(ctx, children, name, s)
 	case "tulle-bare":
 		s.Bare = true

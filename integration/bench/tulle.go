@@ -21,6 +21,7 @@ import (
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/proxy"
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
 // firstPort is the target port of the service that is called.
@@ -68,15 +69,26 @@ func isFirst(address string) bool {
 
 // serveTulle is the data plane with all of its checks, limits and metrics, and with an access rule.
 func serveTulle(ctx context.Context, s spec) error {
-	p, err := newTulle(s, os.Stdout)
+	p, err := newTulle(s, client, os.Stdout, nil)
 	if err != nil {
 		return err
 	}
 	return p.Run(ctx)
 }
 
-func newTulle(s spec, tell io.Writer) (*proxy.Proxy, error) {
-	c := proxy.Config{Sockets: sockets{tell: tell}, Registerer: prometheus.NewRegistry()}
+// On the loopback everybody has one address; who it is of is a matter of whom the proxy has been told of.
+var (
+	client = &configv1.Caller{
+		Addresses: []string{"127.0.0.1"}, Namespace: "shop", Pod: "client-1", Uid: "1", ServiceAccount: "client", Workload: "deployment/client",
+	}
+	backend = &configv1.Caller{
+		Addresses: []string{"127.0.0.1"}, Namespace: "shop", Pod: "web-0-1", Uid: "2", ServiceAccount: "web-0", Workload: "deployment/web-0",
+	}
+)
+
+// newTulle makes the data plane of a node on which one pod runs.
+func newTulle(s spec, pod *configv1.Caller, tell io.Writer, tunnels upstream.Tunnels) (*proxy.Proxy, error) {
+	c := proxy.Config{Sockets: sockets{tell: tell}, Registerer: prometheus.NewRegistry(), Upstream: upstream.Config{Tunnels: tunnels}}
 	if s.Log {
 		f, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 		if err != nil {
@@ -95,9 +107,12 @@ func newTulle(s spec, tell io.Writer) (*proxy.Proxy, error) {
 			return nil, err
 		}
 	}
-	if err := set(&u, "me", &configv1.Proxy{Callers: []*configv1.Caller{{
-		Addresses: []string{"127.0.0.1"}, Namespace: "shop", Pod: "client-1", Uid: "1", ServiceAccount: "client", Workload: "deployment/client",
-	}}}); err != nil {
+	if s.Node != "" {
+		if err := set(&u, s.Node, &configv1.NodeProxies{Ready: pod.GetAddresses(), All: pod.GetAddresses()}); err != nil {
+			return nil, err
+		}
+	}
+	if err := set(&u, "me", &configv1.Proxy{Node: nearNode, Callers: []*configv1.Caller{pod}}); err != nil {
 		return nil, err
 	}
 	if refused := p.Apply(u); len(refused) > 0 {
@@ -128,7 +143,7 @@ func add(u *configv1.Update, s spec, i int, up netip.AddrPort) error {
 			Routes: []*configv1.Route{{Backends: []*configv1.Backend{{Service: id, Port: port, Weight: 1}}}},
 		})
 		endpoints.Ports = append(endpoints.Ports, &configv1.EndpointPort{Port: port, Udp: s.Protocol == "udp", Endpoints: []*configv1.Endpoint{{
-			Address: up.Addr().String(), Port: uint32(up.Port()), Pod: name + "-1", Workload: id, Protected: !s.Bare,
+			Address: up.Addr().String(), Port: uint32(up.Port()), Pod: name + "-1", Node: s.Node, Workload: id, Protected: !s.Bare,
 		}}})
 	}
 	return errors.Join(set(u, id, endpoints), set(u, id, service), set(u, id, &configv1.Policy{
@@ -150,7 +165,7 @@ func set(u *configv1.Update, name string, m proto.Message) error {
 // be measured.
 func serveSizes(ctx context.Context, s spec) error {
 	begun := time.Now()
-	p, err := newTulle(s, io.Discard)
+	p, err := newTulle(s, client, io.Discard, nil)
 	if err != nil {
 		return err
 	}

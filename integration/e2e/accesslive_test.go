@@ -114,10 +114,14 @@ func (s *accessSuite) deletedTarget(t *testing.T) {
 	s.e.underWay(t, 2)
 	var told []time.Time
 	for range 3 {
-		told = append(told, s.smi.remove(t, "TrafficTarget", "requests"))
-		s.lines(t, denied)
-		told = append(told, s.smi.restore(t, "TrafficTarget", "requests"))
-		s.lines(t, allowed)
+		for _, change := range []struct {
+			what func(t *testing.T, kind, name string) time.Time
+			then string
+		}{{s.smi.remove, denied}, {s.smi.restore, allowed}} {
+			told = append(told, change.what(t, "TrafficTarget", "requests"))
+			s.lines(t, change.then)
+			s.e.underWay(t, 2) // the loads have seen it, too
+		}
 	}
 	for _, l := range loads {
 		got := l.stop(t)

@@ -3,5 +3,7 @@
 // loads an image archive into it, with {archive} where the path belongs, for example
 // "kind load image-archive {archive}".
 //
+// TULLE_E2E_UPGRADE_FROM names the commit that upgrades begin with, instead of the one before.
+//
 // A suite is a function with a line in the table of suites_test.go.
 package e2e

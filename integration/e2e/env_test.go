@@ -16,6 +16,7 @@ import (
 const (
 	gateEnv = "TULLE_E2E"
 	loadEnv = "TULLE_E2E_LOAD_IMAGE"
+	fromEnv = "TULLE_E2E_UPGRADE_FROM"
 )
 
 func givenKubeconfig() string { return os.Getenv("KUBECONFIG") }

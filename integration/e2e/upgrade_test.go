@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -91,12 +92,12 @@ func (e *env) upgrade(t *testing.T, to release) {
 	})
 }
 
-// previous builds the commit before this one. Where there is none (a shallow clone, no repository, a first commit), or
+// previous builds the commit before this one, or the one that the environment names. Where there is none (a shallow clone, no repository, a first commit), or
 // one of the same programs, it is this build under another tag: roll-outs differ in nothing then but what they start.
 func (e *env) previous(t *testing.T, now release) release {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "previous")
-	if err := checkout(t.Context(), e.root, "HEAD~1", dir); err != nil {
+	if err := checkout(t.Context(), e.root, cmp.Or(os.Getenv(fromEnv), "HEAD~1"), dir); err != nil {
 		t.Logf("there is no previous commit, so this one is upgraded to itself: %v", err)
 	} else if r := e.build(t, dir); r.tag != now.tag {
 		return r

@@ -34,14 +34,15 @@ func inPodsWith(metrics string) func(context.Context, string, string, int, strin
 	}
 }
 
-// SPIRE's certificates are SPIRE's to watch, and proxies of a version without identities say nothing of them.
+// SPIRE's CA is SPIRE's to watch, and proxies of a version without identities say nothing of certificates.
 func TestIdentitiesOfOthers(t *testing.T) {
 	for what, tc := range map[string]struct {
 		identity *status.Identity
 		metrics  string
 		want     int
 	}{
-		"SPIRE's":      {&status.Identity{Mode: "spire"}, certificatesOf(3, 0, 0), 0},
+		"SPIRE's":      {&status.Identity{Mode: "spire"}, certificatesOf(3, 0, 1), 2},
+		"SPIRE is up":  {&status.Identity{Mode: "spire"}, certificatesOf(3, 3, 0), 1},
 		"old proxies":  {&status.Identity{Mode: "tulle", CAEnds: time.Now().Add(time.Hour * 10000), PlainNodes: 1}, "", 1},
 		"of our own":   {&status.Identity{Mode: "tulle", CAEnds: time.Now().Add(time.Hour * 10000)}, certificatesOf(3, 0, 0), 1},
 		"everything":   {&status.Identity{Mode: "tulle", PlainNodes: 1, NodesWithoutProxy: 1}, certificatesOf(3, 1, 1), 5},
@@ -54,7 +55,7 @@ func TestIdentitiesOfOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := m.identities(t.Context())
-		if err != nil || len(got) != tc.want || len(got) == 1 && (got[0].Level == OK) != (what == "all is right") {
+		if err != nil || len(got) != tc.want || len(got) == 1 && (got[0].Level == OK) != (what == "all is right" || what == "SPIRE is up") {
 			t.Errorf("%s: %+v, %v", what, got, err)
 		}
 	}

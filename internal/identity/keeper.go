@@ -34,8 +34,8 @@ var ErrDenied = errors.New("identity denied")
 type KeeperConfig struct {
 	Signer Signer
 	Log    *slog.Logger
-	// Retry is the first wait after a failed request; it grows to a minute, or to 5 s while there is no valid SVID and the
-	// CA has not denied one. Default 1 s.
+	// Retry is the first wait after a failed request; it grows to a minute, or an eighth of what is left of the SVID's life,
+	// or to 5 s while there is no valid SVID and the CA has not denied one. Default 1 s.
 	Retry time.Duration
 	// Parallel bounds how many signatures are asked for at once; default 4.
 	Parallel int
@@ -176,7 +176,8 @@ func (k *Keeper) keep(ctx context.Context, id ID, e *entry) {
 		}
 		pause := k.note(id, e, svid, err, began)
 		if err != nil {
-			pause, wait = jitter(wait), min(2*wait, k.patience(e, err))
+			wait = min(wait, k.patience(e, err))
+			pause, wait = jitter(wait), 2*wait
 		} else {
 			wait = k.config.Retry
 		}
@@ -190,10 +191,15 @@ func (k *Keeper) keep(ctx context.Context, id ID, e *entry) {
 
 // patience bounds the wait after a failed request.
 func (k *Keeper) patience(e *entry, err error) time.Duration {
+	if errors.Is(err, ErrDenied) {
+		return time.Minute
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if valid := e.svid != nil && time.Now().Before(e.svid.NotAfter); valid || errors.Is(err, ErrDenied) {
-		return time.Minute
+	if e.svid != nil {
+		if left := time.Until(e.svid.NotAfter); left > 0 {
+			return min(time.Minute, max(left/8, k.config.Retry))
+		}
 	}
 	return 5 * time.Second // calls fail for want of it
 }

@@ -147,6 +147,26 @@ func TestControllerAwayForLongerThanHalfALife(t *testing.T) {
 	})
 }
 
+// What lasts seconds is asked for every second or so while it lasts: a minute would be its end.
+func TestAsksMoreOftenTowardsTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, c := startKeeper(t, 20*time.Second, nil)
+		web := account(t, testDomain, "shop", "web")
+		k.Want(web)
+		if _, err := k.SVID(t.Context(), web); err != nil {
+			t.Fatal(err)
+		}
+		c.set(true)
+		time.Sleep(17 * time.Second) //nolint:forbidigo // simulated time
+		c.set(false)
+		time.Sleep(2 * time.Second) //nolint:forbidigo // simulated time
+		synctest.Wait()
+		if s := k.Status(time.Now()); s.Held != 1 || time.Until(s.FirstEnd) < 10*time.Second {
+			t.Errorf("two seconds after the controller came back: %+v", s)
+		}
+	})
+}
+
 // Calls fail for want of a certificate, so one is asked for often, however long the controller was away. Who is denied asks
 // less and less.
 func TestAsksOftenForWhatIsMissing(t *testing.T) {

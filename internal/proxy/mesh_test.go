@@ -22,7 +22,7 @@ import (
 // mesh is a running Proxy on loopback sockets, and what a controller would tell it.
 type mesh struct {
 	*proxy.Proxy
-	t       *testing.T
+	t       testing.TB
 	sockets *sockets
 	metrics *prometheus.Registry
 	stop    func()
@@ -220,7 +220,7 @@ func (s *sockets) Release(network, address string) {
 }
 
 // backend is an HTTP server that says its name.
-func backend(t *testing.T, handler http.HandlerFunc) string {
+func backend(t testing.TB, handler http.HandlerFunc) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(handler)
 	s.Config.Protocols = new(http.Protocols)
@@ -231,13 +231,13 @@ func backend(t *testing.T, handler http.HandlerFunc) string {
 	return s.Listener.Addr().String()
 }
 
-func says(t *testing.T, name string) string {
+func says(t testing.TB, name string) string {
 	t.Helper()
 	return backend(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })
 }
 
 // eventually polls until f is nil.
-func eventually(t *testing.T, f func() error) {
+func eventually(t testing.TB, f func() error) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {

@@ -38,6 +38,7 @@ func BenchmarkHop(b *testing.B) {
 			c.holds(c.a)
 			front := c.expose("web", p.protocol, allow("shop/client", enforce, tcpRule), listenAt(b, webAt, p.serve))
 			p.run(b, front)
+			b.ReportMetric(c.a.metric("tulle_proxy_tunnel_client_handshakes_total")/float64(b.N), "handshakes/op")
 		})
 		b.Run(p.name+"/plain", func(b *testing.B) {
 			c := newCluster(b, clusterOptions{})

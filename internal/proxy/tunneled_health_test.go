@@ -146,7 +146,7 @@ func TestPodsThatAreGone(t *testing.T) {
 			c := newCluster(t, clusterOptions{})
 			var served [2]atomic.Int64
 			pods := make([]string, 2)
-			closes := make([]func(), 2)
+			closes := make([]func(bool), 2)
 			for i, at := range []string{webAt, web1At} {
 				pods[i], closes[i] = mortal(t, at, func(w http.ResponseWriter, r *http.Request) {
 					served[i].Add(1)
@@ -181,7 +181,7 @@ func TestPodsThatAreGone(t *testing.T) {
 				}
 				return nil
 			})
-			closes[0]()
+			closes[0](tc.scheme == configv1.Scheme_SCHEME_H2C)
 			before := served[1].Load()
 			for range 20 {
 				if err := try(); err != nil {
@@ -194,6 +194,42 @@ func TestPodsThatAreGone(t *testing.T) {
 			if n := c.a.metric("tulle_proxy_retries_total"); n == 0 {
 				t.Error("the pod that is gone was never chosen")
 			}
+		})
+	}
+}
+
+// The answer that a pod is gone may be faster than the client with its body, which is for the next pod then.
+func TestPodsThatAreGoneBeforeTheBody(t *testing.T) {
+	for _, scheme := range []configv1.Scheme{configv1.Scheme_SCHEME_HTTP, configv1.Scheme_SCHEME_H2C} {
+		t.Run(scheme.String(), func(t *testing.T) {
+			for range 10 { // until the pod that is gone was chosen first
+				c := newCluster(t, clusterOptions{})
+				gone, end := mortal(t, webAt, nil)
+				end(false)
+				body, in := io.Pipe()
+				here := webServer(t, web1At, func(w http.ResponseWriter, r *http.Request) {
+					go func() {
+						_, _ = io.WriteString(in, "late")
+						in.Close()
+					}()
+					_, _ = io.Copy(w, r.Body)
+				})
+				front := c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), gone, here)
+				c.speak("web", scheme)
+				resp, err := httpFrom(t, clientAt, true).Post("http://"+front+"/api", "text/plain", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || resp.StatusCode != 200 || string(text) != "late" {
+					t.Fatalf("%d %s %q, %v", resp.StatusCode, resp.Header.Get("Tulle-Reason"), text, err)
+				}
+				if c.a.metric("tulle_proxy_retries_total") > 0 {
+					return
+				}
+			}
+			t.Error("the pod that is gone was never chosen")
 		})
 	}
 }

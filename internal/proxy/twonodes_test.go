@@ -339,7 +339,7 @@ func farEndpoints(name string, protocol configv1.Protocol, protected bool, addre
 
 // metric sums a metric over the label sets that have the given ones.
 func (n *farNode) metric(name string, labels ...string) float64 {
-	return (&mesh{t: n.t.(*testing.T), metrics: n.metrics}).metric(name, labels...)
+	return (&mesh{t: n.t, metrics: n.metrics}).metric(name, labels...)
 }
 
 // from is a dialer whose connections come from a pod.
@@ -484,17 +484,40 @@ func webServer(t testing.TB, host string, h http.HandlerFunc) string {
 }
 
 // mortal is a webServer, and what ends it and all of its connections.
-func mortal(t testing.TB, host string, h http.HandlerFunc) (address string, end func()) {
+func mortal(t testing.TB, host string, h http.HandlerFunc) (address string, end func(h2 bool)) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	var open sync.Map
 	s := &http.Server{Handler: h, Protocols: new(http.Protocols), ReadHeaderTimeout: time.Minute}
+	s.ConnState = func(c net.Conn, state http.ConnState) {
+		if open.Store(c, nil); state == http.StateClosed {
+			open.Delete(c)
+		}
+	}
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = s.Serve(l) }() // until Close
-	end = func() { s.Close() }
-	t.Cleanup(end)
+	end = func(h2 bool) {
+		l.Close()
+		open.Range(func(c, _ any) bool {
+			_ = c.(*net.TCPConn).CloseWrite()
+			return true
+		})
+		// Who speaks HTTP/2 closes it on reading that. What he sends before is lost, and nobody can help it.
+		eventually(t, func() (err error) {
+			if h2 {
+				open.Range(func(c, _ any) bool {
+					err = fmt.Errorf("%s is open", c.(net.Conn).RemoteAddr())
+					return false
+				})
+			}
+			return err
+		})
+		s.Close()
+	}
+	t.Cleanup(func() { s.Close() })
 	return l.Addr().String(), end
 }

@@ -22,6 +22,8 @@ type requestBody struct {
 	end     atomic.Pointer[time.Time] // when it was
 	failed  atomic.Value              // error: the client's, not the endpoint's
 
+	one sync.Mutex // held by who reads r.Body
+
 	mu       sync.Mutex
 	released bool // the handler is done, and the connection not ours any more; guarded by mu
 	cut      bool // a Read was interrupted; guarded by mu
@@ -80,7 +82,7 @@ func (b *requestBody) again(n int) []byte {
 	return b.kept[min(n, len(b.kept)):]
 }
 
-// replayable says that all that was read of the body is kept, and the rest can be read. No attempt may be reading it.
+// replayable says that all that was read of the body is kept, and the rest can be read.
 func (b *requestBody) replayable() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -91,16 +93,40 @@ func (b *requestBody) replayable() bool {
 func (b *requestBody) finished() bool { return b.none() || b.ended.Load() || b.failed.Load() != nil }
 
 // bodyReader is what one attempt sees of the body. Transports read it in goroutines of their own, and close it when
-// they are through with it: that ends the body for the next attempt only if it was being read.
+// they are through with it, which they are before anybody knows whether there is another attempt: a Read that waits for the
+// client is for that one then, and ends otherwise.
 type bodyReader struct {
 	*requestBody
 	mu      sync.Mutex
-	reading bool // guarded by mu, as closed
+	reading bool // guarded by mu, as all up to sent
 	closed  bool
+	cutting bool // a Read is to be interrupted, if this was the last attempt
+	last    bool
 	sent    int // of the body; belongs to who reads
 }
 
-var errBodyClosed = errors.New("request body was closed")
+var (
+	errBodyClosed = errors.New("request body was closed")
+	errNotKept    = errors.New("request body is too long to be sent again")
+)
+
+// leave makes way for the next attempt. A Read that waits goes on: what it gets is kept for that one.
+func (b *bodyReader) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+}
+
+// finish says that there is no next attempt, as far as it is about the body.
+func (b *bodyReader) finish() {
+	b.mu.Lock()
+	b.last = true
+	cut := b.cutting && b.reading
+	b.mu.Unlock()
+	if cut {
+		b.interrupt()
+	}
+}
 
 // begin says whether the body may be read.
 func (b *bodyReader) begin() bool {
@@ -116,13 +142,14 @@ func (b *bodyReader) stop() {
 	b.reading = false
 }
 
-// close notes that the attempt is through, and says whether there is a Read that waits.
+// close notes that the transport is through, and says whether there is a Read that waits and is to end.
 func (b *bodyReader) close() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	first := !b.closed
 	b.closed = true
-	return first && b.reading
+	b.cutting = b.cutting || first && b.reading
+	return b.cutting && b.last
 }
 
 func (b *bodyReader) isClosed() bool {
@@ -136,9 +163,14 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		return 0, errBodyClosed
 	}
 	defer b.stop()
+	b.one.Lock()
+	defer b.one.Unlock()
 	if n := copy(p, b.again(b.sent)); n > 0 {
 		b.sent += n
 		return n, nil
+	}
+	if int64(b.sent) < b.count.Load() {
+		return 0, errNotKept
 	}
 	n, err := b.r.Body.Read(p)
 	b.sent += n
@@ -157,7 +189,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends a Read that waits for the client, whose transport would wait with it.
+// Close ends a Read that waits for the client once there is no other attempt.
 func (b *bodyReader) Close() error {
 	if b.close() {
 		b.interrupt()

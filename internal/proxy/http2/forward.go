@@ -121,12 +121,16 @@ func (f *forwarding) Attempt(w *upstream.Way) error {
 	}
 	resp, err := w.HTTP(protocol, f.ServerName()).RoundTrip(out)
 	if err != nil {
+		reader.finish()
 		return fmt.Errorf("send request: %w", err)
 	}
-	defer resp.Body.Close()
-	if f.refusedBy(resp) == refusal.ConnectFailed && (f.body.none() || reader.Close() == nil && f.body.replayable()) {
+	if f.refusedBy(resp) == refusal.ConnectFailed && (f.body.none() || f.body.replayable()) {
+		reader.leave()
+		go resp.Body.Close() // which may wait for a Read
 		return f.Unreached() //nolint:wrapcheck // a DialError says it all
 	}
+	reader.finish()
+	defer resp.Body.Close()
 	f.early.stop()
 	f.deliver(resp)
 	return nil

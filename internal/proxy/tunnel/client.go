@@ -37,7 +37,7 @@ type ClientConfig struct {
 	HandshakeTimeout time.Duration // after the connect; default 5 s, as much as the other side has
 	AnswerTimeout    time.Duration // of who is asked for a destination, which has to connect to it; default 10 s
 	IdleTimeout      time.Duration // of a connection that waits for its next use; default 90 s
-	MaxIdle          int           // of these, for one caller and node; default 32
+	MaxIdle          int           // of these, for one caller and node; default 256
 }
 
 // Client dials through tunnels.
