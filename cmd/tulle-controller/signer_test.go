@@ -217,14 +217,12 @@ func TestWhoReadsWhat(t *testing.T) {
 		for _, a := range client.Actions() {
 			what := a.GetVerb() + " " + a.GetResource().Resource
 			switch one := a.(type) {
-			case clienttesting.GetAction:
+			case clienttesting.GetAction: // a patch, too
 				what += " " + one.GetName()
 			case clienttesting.CreateAction:
 				if o, ok := one.GetObject().(metav1.Object); ok && o.GetName() != "" {
 					what += " " + o.GetName()
 				}
-			case clienttesting.PatchAction:
-				what += " " + one.GetName()
 			}
 			out[what] = true
 		}
