@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 )
@@ -137,4 +138,35 @@ func TestPoliciesOfWhatKeepsTheDNS(t *testing.T) {
 		t.Errorf("who may ask the trial: %+v", in)
 	}
 	typed(t, find(t, render(t, "networkPolicy: {metricsNamespaces: []}"), "NetworkPolicy", "tulle-dns"), &writer)
+}
+
+// Whoever may make a pod in the mesh's namespace can be any of its accounts, unless something looks at what is in it.
+func TestTheTrialIsLimited(t *testing.T) {
+	for values, want := range map[string]bool{
+		"{}": true, "admission: {protectTrial: false}": false, "dns: {trial: false}": false, "dns: {mode: print}": false, `dns: {mode: "off"}`: false,
+	} {
+		var policy admissionregistrationv1.ValidatingAdmissionPolicy
+		bound := false
+		for _, o := range render(t, values).Objects {
+			switch {
+			case o.GetName() != "tulle-dns-trial.tulle-system":
+			case o.GetKind() == "ValidatingAdmissionPolicy":
+				typed(t, o, &policy)
+			case o.GetKind() == "ValidatingAdmissionPolicyBinding":
+				bound = true
+			}
+		}
+		if got := policy.Name != ""; got != want || bound != want {
+			t.Errorf("%s: limited: %v, bound %v", values, got, bound)
+		}
+		if !want {
+			continue
+		}
+		if c := policy.Spec.MatchConditions; len(c) != 1 || c[0].Expression != `request.userInfo.username == "system:serviceaccount:tulle-system:tulle-dns"` {
+			t.Errorf("it is about %+v", c)
+		}
+		if *policy.Spec.FailurePolicy != admissionregistrationv1.Fail || len(policy.Spec.Validations) != 5 {
+			t.Errorf("%+v", policy.Spec)
+		}
+	}
 }

@@ -159,11 +159,13 @@ func fillTrial(out, spec *corev1.PodSpec, c *corev1.Container, mounts []corev1.V
 	}}
 }
 
-// harmless keeps the variables that name no Secret or ConfigMap of the other namespace.
+// harmless keeps the variables that name no Secret or ConfigMap of the other namespace, each once: the last one counts, and
+// server-side apply takes no more.
 func harmless(env []corev1.EnvVar) []corev1.EnvVar {
 	var out []corev1.EnvVar
 	for _, e := range env {
 		if e.ValueFrom == nil || e.ValueFrom.FieldRef != nil {
+			out = slices.DeleteFunc(out, func(o corev1.EnvVar) bool { return o.Name == e.Name })
 			out = append(out, e)
 		}
 	}
