@@ -1,28 +1,21 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
-	"github.com/tulle-mesh/tulle/internal/why"
 )
 
 // canary is an application that Flagger looks after.
 type canary struct {
-	e                        *env
-	namespace, name, version string
-	caller, other            client // on two nodes: each one's proxy shares out its own requests
-	looks                    int
+	shifted
+	version string
+	looks   int
 }
-
-func (c *canary) url() string { return fmt.Sprintf("http://%s.%s.mesh./", c.name, c.namespace) }
 
 // apply makes the documented Canary one of this application, with an interval so long that only advance has Flagger look.
 func (c *canary) apply(t *testing.T, documented *unstructured.Unstructured) {
@@ -84,52 +77,10 @@ func (c *canary) advance(t *testing.T, want string) {
 // isSplit wants the TrafficSplit to be what Flagger means, in Flagger's version of it, and the mesh to act on it.
 func (c *canary) isSplit(t *testing.T, primary, canary int) {
 	t.Helper()
-	got := c.e.run(t, "-n", c.namespace, "get", "trafficsplits."+c.version+".split.smi-spec.io", c.name, "-o", "jsonpath={.spec.backends[*].service} {.spec.backends[*].weight}")
-	if want := fmt.Sprintf("%s-canary %[1]s-primary %d %d", c.name, canary, primary); got != want {
+	if got, want := c.backends(t, c.name, c.version), fmt.Sprintf("%s-canary %[1]s-primary %d %d", c.name, canary, primary); got != want {
 		t.Errorf("the TrafficSplit is %s, want %s", got, want)
 	}
-	want := map[string]float64{}
-	for service, percent := range map[string]int{"primary": primary, "canary": canary} {
-		if percent > 0 {
-			want[c.namespace+"/"+c.name+"-"+service] = float64(percent)
-		}
-	}
-	c.e.eventually(t, "tulle why", func() error {
-		out, err := c.e.tulle(t, c.e.release, "why", "--from", clientNamespace+"/default", "--to", c.name+"."+c.namespace, "-o", "json")
-		if err != nil {
-			return err
-		}
-		var a why.Answer
-		if err := json.Unmarshal([]byte(out), &a); err != nil {
-			return fmt.Errorf("%w: %s", err, out)
-		}
-		have := map[string]float64{}
-		for _, b := range a.Backends {
-			if b.Percent > 0 {
-				have[b.Service] = b.Percent
-			}
-		}
-		if a.Split != c.namespace+"/"+c.name || !maps.Equal(have, want) {
-			return fmt.Errorf("split %s with %v, want %v", a.Split, have, want)
-		}
-		return nil
-	})
-}
-
-// shares wants 60 requests of one node to be answered exactly so, by version or, if they fail, by status.
-func (c *canary) shares(t *testing.T, want map[string]int) {
-	t.Helper()
-	c.e.inARow(t, fmt.Sprintf("shares %v", want), 2, settleTimeout, func() error {
-		s := c.caller.call(t, "get", "-n", "60", c.url())
-		got := maps.Clone(s.ByVersion)
-		if n := s.ByStatus[500]; n > 0 {
-			got["status 500"] = n
-		}
-		if !maps.Equal(got, want) {
-			return fmt.Errorf("60 calls went to %v: %v, status %v", s.ByVersion, s.Errors, s.ByStatus)
-		}
-		return nil
-	})
+	c.acts(t, c.name, map[string]int{c.name + "-primary": primary, c.name + "-canary": canary})
 }
 
 // measured waits until Prometheus knows of the canary's answers.

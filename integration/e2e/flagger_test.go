@@ -25,7 +25,7 @@ func flagger(t *testing.T, e *env) {
 	for _, version := range canaryVersions() {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			c := &canary{e: e, namespace: ns, name: "web-" + version, version: version, caller: e.clients[0], other: e.clients[1]}
+			c := &canary{shifted: shifted{e: e, namespace: ns, name: "web-" + version, caller: e.clients[0], other: e.clients[1]}, version: version}
 			c.settle(t, examples["Canary"][0])
 			c.promote(t)
 			c.rollBack(t)

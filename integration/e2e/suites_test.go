@@ -25,6 +25,7 @@ func suites() []suite {
 		{name: "quarantine", on: []string{nftables, iptables}, run: quarantine},
 		{name: "versions", on: []string{iptables}, run: versions},
 		{name: "flagger", on: []string{nftables}, run: flagger},
+		{name: "argo", on: []string{nftables}, run: argo},
 		{name: "shared address", on: []string{nftables, iptables}, run: sharedAddress},
 		{name: "access", on: []string{nftables}, run: accessControl},
 		{name: "tunnels", on: []string{nftables}, run: tunnels},

@@ -517,6 +517,9 @@ func TestNoProxyAtTheDestination(t *testing.T) {
 	for range 10 {
 		check("with another pod elsewhere", "200 web", "200 web")
 	}
+	if n := c.a.metric("tulle_proxy_retries_total"); n != 0 {
+		t.Errorf("the other one was tried %v times", n)
+	}
 }
 
 // A node whose proxy is of a version, or has settings, without identities is called as that version calls: what was served

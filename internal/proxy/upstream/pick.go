@@ -116,7 +116,8 @@ func (g *Group) Pick(tried ...*Endpoint) *Endpoint { return g.PickAt(time.Now(),
 
 // PickAt returns the endpoint for something new, none of those already tried; nil if there is none. Of two endpoints, the
 // one whose turn it is and one by chance, it takes the better one by what is under way there and how long that takes.
-// Endpoints that could not be connected to a moment ago, and ejected ones, are taken only if there are no others.
+// Endpoints that could not be connected to a moment ago, protected ones without a proxy that could judge who calls, and
+// ejected ones are taken only if there are no others.
 func (g *Group) PickAt(at time.Time, tried ...*Endpoint) *Endpoint {
 	now := g.set.config.at(at)
 	v := g.current(now)
@@ -202,8 +203,12 @@ func (p *pick) any(ready []*Endpoint) *Endpoint {
 
 func (p *pick) usable(e *Endpoint) bool { return p.fit(e) && p.warm(e) }
 
-// fit says that an endpoint was not tried and could be connected to.
+// fit says that an endpoint was not tried and could be connected to. To find that out by trying would cost a retry, of which
+// there is a limited number.
 func (p *pick) fit(e *Endpoint) bool {
+	if Reach(e.reach.Load()) == NoProxy && e.Protected() {
+		return false
+	}
 	failed := e.failed.Load()
 	return (failed == 0 || p.now-failed >= int64(p.group.set.config.Penalty)) && !slices.Contains(p.tried, e)
 }
