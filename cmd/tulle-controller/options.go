@@ -3,10 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -15,8 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tulle-mesh/tulle/internal/bypass"
-	"github.com/tulle-mesh/tulle/internal/corefile"
-	"github.com/tulle-mesh/tulle/internal/kube"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
 	"github.com/tulle-mesh/tulle/internal/shadow"
 	"github.com/tulle-mesh/tulle/internal/topology"
@@ -24,9 +20,7 @@ import (
 
 // options are the flags.
 type options struct {
-	stderr io.Writer
-
-	kubeconfig, podName, podNamespace string
+	process
 
 	zones         []string
 	clusterDomain string
@@ -53,12 +47,7 @@ type options struct {
 
 	engine, entryPoints string
 
-	dnsMode       string
-	dnsConfigMaps []string
-	dnsTrial      bool
-	dnsRestart    bool
-
-	pushAddress, webhookAddress, metricsAddress, healthAddress, adminAddress, traefikAddress string
+	pushAddress, webhookAddress, adminAddress, traefikAddress string
 
 	webhookStopLag time.Duration
 
@@ -66,14 +55,10 @@ type options struct {
 	writeQPS            float32
 	writeBurst          int
 	quiet, maxWait      time.Duration
-
-	logLevel, logFormat string
 }
 
 func (o *options) addFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "file that says how to reach the API server (default: the pod's own ServiceAccount)")
-	f.StringVar(&o.podName, "pod-name", "", "name of this pod (default: the host's name)")
-	f.StringVar(&o.podNamespace, "pod-namespace", "tulle-system", "namespace of this pod: the mesh's")
+	o.process.addFlags(f)
 
 	f.StringSliceVar(&o.zones, "zones", []string{"mesh"}, "DNS zones that lead into the mesh")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster itself")
@@ -91,11 +76,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.accessReason, "access-client-reason", "code", "how much clients are told of why access was denied: none, code or full")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of SPIFFE IDs (default: the cluster's domain)")
 	f.DurationVar(&o.identityLifetime, "identity-lifetime", time.Hour, "how long proxies take a pod's address for the pod without hearing so again")
-	f.StringVar(&o.identity.mode, "identity", identityTulle, "who certifies identities: tulle (the controllers), spire (proxies ask a SPIFFE Workload API) or off")
-	f.StringVar(&o.identity.secret, "identity-secret", "", "Secret in the mesh's namespace with a CA of your own: tls.crt, tls.key and ca.crt (default one that the controllers make and replace)")
-	f.DurationVar(&o.identity.svidLife, "svid-life", time.Hour, "how long a certificate of an identity lasts; it is renewed at half of that")
-	f.DurationVar(&o.identity.rootLife, "identity-root-life", 8760*time.Hour, "how long a root that the controllers make lasts; it is replaced when a third is left")
-	f.DurationVar(&o.identity.spread, "identity-spread", 5*time.Minute, "how long proxies are given to learn of a new root before anything is signed by it")
+	f.StringVar(&o.identity.mode, "identity", identityTulle, "who certifies identities: tulle (the mesh's own CA), spire (proxies ask a SPIFFE Workload API) or off")
+	f.DurationVar(&o.identity.svidLife, "svid-life", time.Hour, "how long a certificate of an identity lasts: no address is taken for a pod for longer")
 
 	f.StringVar(&o.bypass, "bypass", "report", "calls past the mesh to enforced workloads, in namespaces that say nothing: report, or close by NetworkPolicies")
 	f.StringSliceVar(&o.allowFrom, "bypass-allow-from", nil, "who may call past the mesh everywhere: namespace, namespace/label=value+label=value or CIDR")
@@ -112,16 +94,9 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.engine, "engine", "tulle", "what carries the traffic: tulle, or stock traefik")
 	f.StringVar(&o.entryPoints, "entry-points", "20000-20249", "ports that stock Traefik's static entry points listen on; each service's port takes one")
 
-	f.StringVar(&o.dnsMode, "dns-mode", "manage", "the stub domain in the cluster's DNS: manage, print or off")
-	f.StringSliceVar(&o.dnsConfigMaps, "dns-config-maps", nil, "ConfigMaps of the cluster's DNS that may be changed: namespace/name or namespace/name:key")
-	f.BoolVar(&o.dnsTrial, "dns-trial", true, "start a pod of the cluster's DNS with a change before it is written")
-	f.BoolVar(&o.dnsRestart, "dns-restart", false, "restart a cluster DNS that does not reload its configuration")
-
 	f.StringVar(&o.pushAddress, "push-address", ":15010", "address of the config stream")
 	f.StringVar(&o.webhookAddress, "webhook-address", ":15017", `address at which the API server has SMI objects converted and judged; "" = none`)
 	f.DurationVar(&o.webhookStopLag, "webhook-stop-lag", 3*time.Second, "how long webhooks are answered after the end of this pod was announced")
-	f.StringVar(&o.metricsAddress, "metrics-address", ":15014", "address of /metrics")
-	f.StringVar(&o.healthAddress, "health-address", ":15015", "address of /readyz and /healthz")
 	f.StringVar(&o.traefikAddress, "traefik-address", ":15011", "address where stock Traefik asks for its configuration, with --engine traefik")
 	f.StringVar(&o.adminAddress, "admin-address", "127.0.0.1:15000", `address of /first-hop and /debug/pprof; "" = none`)
 
@@ -132,23 +107,15 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.writeBurst, "write-burst", 400, "writes of mesh addresses at once")
 	f.DurationVar(&o.quiet, "quiet", 10*time.Millisecond, "how long changes must have ended before config is made of them")
 	f.DurationVar(&o.maxWait, "max-wait", 100*time.Millisecond, "how long a change waits at most for others")
-
-	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 }
 
 // complete checks the flags. Every error names the flag.
 func (o *options) complete() (*command, error) {
-	c := &command{options: o, shadow: shadow.Config{Namespace: o.podNamespace, Settle: o.settle, Overlap: o.overlap, SliceSize: o.sliceSize}}
-	var err error
-	if c.log, err = o.logger(); err != nil {
+	err := o.check()
+	if err != nil {
 		return nil, err
 	}
-	if o.podName == "" {
-		if o.podName, err = os.Hostname(); err != nil {
-			return nil, fmt.Errorf("--pod-name: %w", err)
-		}
-	}
+	c := &command{options: o, shadow: shadow.Config{Namespace: o.podNamespace, Settle: o.settle, Overlap: o.overlap, SliceSize: o.sliceSize}}
 	if c.shadow.SharedHTTP, err = oneOf("addresses-http", o.addressesHTTP, "dedicated", "shared"); err != nil {
 		return nil, err
 	}
@@ -181,17 +148,19 @@ func (o *options) complete() (*command, error) {
 	if c.traefik {
 		o.identity.mode = identityOff // it has none
 	}
-	if c.authority, err = o.identity.authority(c.names.TrustDomain, o.podName); err != nil {
+	if err = o.identity.check(); err != nil {
 		return nil, err
 	}
-	if c.authority != nil {
+	if _, err = identity.ParseTrustDomain(c.names.TrustDomain); err != nil {
+		return nil, fmt.Errorf("--trust-domain: %w", err)
+	}
+	if o.identity.mode == identityTulle {
 		o.identityLifetime = min(o.identityLifetime, o.identity.svidLife) // no address is good for longer than a certificate
 	}
 	if c.bypass, err = o.bypassConfig(); err != nil {
 		return nil, err
 	}
-	c.dns, err = o.dns()
-	return c, err
+	return c, nil
 }
 
 // oneOf says whether the value is the second of two.
@@ -214,21 +183,6 @@ func (o *options) ports() (shadow.Range, error) {
 	return r, nil
 }
 
-func (o *options) logger() (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
-	}
-	text, err := oneOf("log-format", o.logFormat, "json", "text")
-	if err != nil {
-		return nil, err
-	}
-	if text {
-		return slog.New(slog.NewTextHandler(o.stderr, &slog.HandlerOptions{Level: level})), nil
-	}
-	return slog.New(slog.NewJSONHandler(o.stderr, &slog.HandlerOptions{Level: level})), nil
-}
-
 func (o *options) names() (proxyconfig.Config, error) {
 	out := proxyconfig.Config{ClusterDomain: o.clusterDomain, TrustDomain: strings.ToLower(cmp.Or(o.trustDomain, o.clusterDomain)), ReasonDetail: o.accessReason}
 	if errs := validation.IsDNS1123Subdomain(out.TrustDomain); errs != nil {
@@ -237,15 +191,23 @@ func (o *options) names() (proxyconfig.Config, error) {
 	if !slices.Contains([]string{"none", "code", "full"}, o.accessReason) {
 		return out, fmt.Errorf("--access-client-reason %q: want none, code or full", o.accessReason)
 	}
-	for _, z := range o.zones {
+	var err error
+	out.Zones, err = zones(o.zones)
+	return out, err
+}
+
+// zones checks the flag.
+func zones(flag []string) ([]string, error) {
+	var out []string
+	for _, z := range flag {
 		z = strings.ToLower(strings.Trim(z, "."))
 		if errs := validation.IsDNS1123Subdomain(z); errs != nil {
-			return out, fmt.Errorf("--zones %q: %s", z, errs[0])
+			return nil, fmt.Errorf("--zones %q: %s", z, errs[0])
 		}
-		out.Zones = append(out.Zones, z)
+		out = append(out, z)
 	}
-	if len(out.Zones) == 0 {
-		return out, fmt.Errorf("--zones: the mesh needs one")
+	if len(out) == 0 {
+		return nil, fmt.Errorf("--zones: the mesh needs one")
 	}
 	return out, nil
 }
@@ -316,22 +278,6 @@ func prefixes(flag string, texts []string) ([]netip.Prefix, error) {
 			return nil, fmt.Errorf("--%s %q: want a CIDR such as 10.0.0.0/8", flag, text)
 		}
 		out = append(out, p.Masked())
-	}
-	return out, nil
-}
-
-func (o *options) dns() (kube.DNSConfig, error) {
-	out := kube.DNSConfig{Mode: kube.DNSMode(o.dnsMode), ClusterDomain: o.clusterDomain, NoTrial: !o.dnsTrial, Restart: o.dnsRestart}
-	if !slices.Contains([]kube.DNSMode{kube.DNSManage, kube.DNSPrint, kube.DNSOff}, out.Mode) {
-		return out, fmt.Errorf("--dns-mode %q: want manage, print or off", o.dnsMode)
-	}
-	for _, text := range o.dnsConfigMaps {
-		object, key, _ := strings.Cut(text, ":")
-		namespace, name, ok := strings.Cut(object, "/")
-		if !ok || namespace == "" || name == "" {
-			return out, fmt.Errorf("--dns-config-maps %q: want namespace/name or namespace/name:key", text)
-		}
-		out.ConfigMaps = append(out.ConfigMaps, corefile.Place{Namespace: namespace, Name: name, Key: key})
 	}
 	return out, nil
 }

@@ -10,15 +10,13 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/tulle-mesh/tulle/internal/corefile"
 	"github.com/tulle-mesh/tulle/internal/flagenv"
-	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/topology"
 )
 
 func complete(t *testing.T, env map[string]string, args ...string) (*command, error) {
 	t.Helper()
-	o := &options{stderr: io.Discard}
+	o := &options{process: process{component: "controller", stderr: io.Discard}}
 	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
 	o.addFlags(flags)
 	if err := flags.Parse(args); err != nil {
@@ -38,7 +36,7 @@ func TestDefaults(t *testing.T) {
 	if c.podName != "c-1" || c.shadow.Namespace != "mesh-system" || c.topology.MeshNamespace != "mesh-system" || c.names.Zones[0] != "mesh" {
 		t.Errorf("%+v", c)
 	}
-	if c.shadow.SharedHTTP || c.shadow.Local || c.topology.DefaultMode != topology.HTTP || c.topology.IgnoreNamespaces[0] != "kube-system" || c.dns.Mode != kube.DNSManage || c.dns.NoTrial {
+	if c.shadow.SharedHTTP || c.shadow.Local || c.topology.DefaultMode != topology.HTTP || c.topology.IgnoreNamespaces[0] != "kube-system" {
 		t.Errorf("%+v", c)
 	}
 	if c.lease != 12*time.Second {
@@ -49,7 +47,7 @@ func TestDefaults(t *testing.T) {
 func TestFlags(t *testing.T) {
 	c, err := complete(t, map[string]string{"TULLE_DEFAULT_MODE": "tcp", "TULLE_ADDRESSES_HTTP": "dedicated"},
 		"--zones=Mesh.,traefik.mesh", "--addresses-http=shared", "--first-hop=local", "--endpoints-allow=10.0.0.1,10.1.2.3/16,fd00::/8",
-		"--endpoints-foreign-pods", "--dns-mode=print", "--dns-config-maps=kube-system/coredns,ns/custom:Corefile", "--dns-trial=false",
+		"--endpoints-foreign-pods",
 		"--access-default=enforce", "--access-minimum=audit", "--access-client-reason=none", "--trust-domain=Example.org", "--identity-lifetime=5s")
 	if err != nil {
 		t.Fatal(err)
@@ -66,15 +64,12 @@ func TestFlags(t *testing.T) {
 			t.Errorf("allowed %v", c.topology.AllowedEndpoints)
 		}
 	}
-	if m := c.dns.ConfigMaps; len(m) != 2 || m[0] != (corefile.Place{Namespace: "kube-system", Name: "coredns"}) || m[1] != (corefile.Place{Namespace: "ns", Name: "custom", Key: "Corefile"}) || !c.dns.NoTrial {
-		t.Errorf("%+v", c.dns)
-	}
 }
 
 func TestBadFlagsAreNamed(t *testing.T) {
 	for _, arg := range []string{
 		"--addresses-http=both", "--first-hop=", "--default-mode=udp", "--zones=a_b", "--zones=", "--endpoints-allow=10.0.0.0/33", "--pod-cidrs=x",
-		"--service-cidrs=1.2.3", "--dns-mode=auto", "--dns-config-maps=coredns", "--log-level=loud", "--log-format=xml", "--lease-renew=20s", "--lease-retry=8s", "--slice-size=0", "--slice-size=1001",
+		"--service-cidrs=1.2.3", "--log-level=loud", "--log-format=xml", "--lease-renew=20s", "--lease-retry=8s", "--slice-size=0", "--slice-size=1001",
 		"--access-default=on", "--access-minimum=", "--access-client-reason=all", "--trust-domain=a_b", "--identity-lifetime=10ms",
 		"--engine=envoy",
 	} {

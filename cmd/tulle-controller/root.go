@@ -11,11 +11,12 @@ import (
 )
 
 func newRoot(args []string, stdout, stderr io.Writer) *cobra.Command {
-	o := &options{stderr: stderr}
+	o := &options{process: process{component: "controller", stderr: stderr}}
 	root := &cobra.Command{
 		Use:   "tulle-controller",
 		Short: "The controller of the tulle mesh: makes config of a cluster's objects and gives it to the proxies",
-		Long: `The controller of the tulle mesh: makes config of a cluster's objects and gives it to the proxies.
+		Long: `The controller of the tulle mesh: makes config of a cluster's objects and gives it to the proxies. What needs rights that
+it should not have is a subcommand, for a process with an account of its own.
 
 Every flag can be set by an environment variable, too: --log-level by TULLE_LOG_LEVEL.`,
 		Args:          cobra.NoArgs,
@@ -33,9 +34,11 @@ Every flag can be set by an environment variable, too: --log-level by TULLE_LOG_
 			return c.run(cmd.Context())
 		},
 	}
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	o.addFlags(root.Flags())
+	root.AddCommand(newSigner(stderr), newDNSCommand(stderr))
 	return root
 }

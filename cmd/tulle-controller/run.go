@@ -5,31 +5,24 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/klog/v2"
 
 	"github.com/tulle-mesh/tulle/internal/bypass"
 	"github.com/tulle-mesh/tulle/internal/controller"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/kube"
-	"github.com/tulle-mesh/tulle/internal/problem"
 	"github.com/tulle-mesh/tulle/internal/proxyconfig"
 	"github.com/tulle-mesh/tulle/internal/push"
 	"github.com/tulle-mesh/tulle/internal/shadow"
-	"github.com/tulle-mesh/tulle/internal/status"
 	"github.com/tulle-mesh/tulle/internal/topology"
 	"github.com/tulle-mesh/tulle/internal/version"
 )
@@ -37,11 +30,9 @@ import (
 // command is the controller, as its flags say.
 type command struct {
 	*options
-	log      *slog.Logger
 	topology topology.Config
 	shadow   shadow.Config
 	names    proxyconfig.Config
-	dns      kube.DNSConfig
 	bypass   bypass.Config
 
 	traefik bool // carries the traffic
@@ -51,25 +42,18 @@ type command struct {
 	source  *kube.Source
 	server  *push.Server
 	loop    *controller.Controller
-	manager *kube.DNSManager
 	metrics *prometheus.Registry
 	serving atomic.Pointer[identity.Serving] // set before the server serves
 	ca      *identity.CA                     // owned by push's goroutines, one after the other
 
-	authority *identity.Authority // nil if others certify identities, or nobody
-	trust     *kube.Trust         // nil if authority is
-	shown     *webhookCertificate
-	webhook   http.Handler
+	shown   *webhookCertificate
+	webhook http.Handler
 }
 
 // run is the whole process.
 func (c *command) run(ctx context.Context) (err error) {
 	tuneMemory()
-	// client-go tells a lot that is of interest to its authors only.
-	klog.SetSlogLogger(slog.New(atLeast{c.log.Handler(), slog.LevelWarn}))
-	if c.clients, err = kube.NewClients(kube.ClientsConfig{
-		Kubeconfig: c.kubeconfig, UserAgent: "tulle-controller/" + version.Version, WriteQPS: c.writeQPS, WriteBurst: c.writeBurst,
-	}); err != nil {
+	if c.clients, err = c.connect(kube.ClientsConfig{WriteQPS: c.writeQPS, WriteBurst: c.writeBurst}); err != nil {
 		return err
 	}
 	listeners, err := c.listen(ctx)
@@ -82,45 +66,33 @@ func (c *command) run(ctx context.Context) (err error) {
 
 // serve runs the parts until ctx ends, or one of them fails.
 func (c *command) serve(ctx context.Context, listeners *listeners) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.source.Run(ctx) })
-	g.Go(func() error { return c.loop.Run(ctx) })
-	g.Go(func() error { return c.push(ctx, listeners.push) })
-	g.Go(func() error { return c.keepTrust(ctx) })
-	g.Go(func() error { return c.elector().Run(ctx, c.lead) })
-	g.Go(func() error { return serve(ctx, listeners.health, healthHandler(c.ready)) })
-	g.Go(func() error { return serve(ctx, listeners.metrics, metricsHandler(c.metrics)) })
+	parts := []func(context.Context) error{
+		c.source.Run, c.loop.Run,
+		func(ctx context.Context) error { return c.push(ctx, listeners.push) },
+		func(ctx context.Context) error { return c.elector().Run(ctx, c.lead) },
+	}
 	if c.traefik {
-		g.Go(func() error { return c.serveTraefik(ctx, listeners.traefik) })
+		parts = append(parts, func(ctx context.Context) error { return c.serveTraefik(ctx, listeners.traefik) })
 	}
 	if listeners.webhook != nil {
-		g.Go(func() error { return c.serveWebhook(ctx, listeners.webhook) })
+		parts = append(parts, func(ctx context.Context) error { return c.serveWebhook(ctx, listeners.webhook) })
 	}
 	if listeners.admin != nil {
-		g.Go(func() error { return serve(ctx, listeners.admin, adminHandler(c.podName)) })
+		parts = append(parts, func(ctx context.Context) error { return serve(ctx, listeners.admin, adminHandler(c.podName)) })
 	}
-	c.log.Info("started", "version", version.Version, "name", c.podName, "namespace", c.podNamespace)
-	err := g.Wait()
-	c.log.Info("stopped", "name", c.podName)
-	return err
+	return c.together(ctx, &listeners.doors, c.ready, c.metrics, parts...)
 }
 
 // wire makes the parts.
 func (c *command) wire() {
-	c.source = kube.NewSource(kube.SourceConfig{Client: c.clients.Read, Dynamic: c.clients.Dynamic, Namespace: c.podNamespace, Pod: c.podName, Log: c.log})
-	server := push.ServerConfig{
+	c.source = kube.NewSource(kube.SourceConfig{Client: c.clients.Read, Dynamic: c.clients.Dynamic, Namespace: c.podNamespace, Pod: c.podName, Log: c.log, Trust: c.identity.mode == identityTulle})
+	c.server = push.NewServer(push.ServerConfig{
 		Certificate:   c.certificate,
-		Authenticator: &kube.Authenticator{Client: c.clients.Read, Namespace: c.podNamespace, Source: c.source},
+		Authenticator: &kube.Authenticator{Client: c.clients.Read, Namespace: c.podNamespace, Audience: kube.Audience, Pods: c.source},
 		Log:           c.log,
-	}
-	if c.authority != nil {
-		server.Identities = &kube.Identities{Source: c.source, Authority: c.authority}
-	}
-	c.server = push.NewServer(server)
-	c.manager = c.newManager()
-	c.metrics = prometheus.NewRegistry()
-	c.metrics.MustRegister(c.server, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
-	c.trust = c.newTrust()
+	})
+	c.metrics = c.newMetrics()
+	c.metrics.MustRegister(c.server)
 	c.loop = c.newLoop()
 	host := kube.WebhookService + "." + c.podNamespace + ".svc"
 	c.shown = &webhookCertificate{names: []string{host, host + "." + c.clusterDomain}, trusted: c.source.Trusts}
@@ -185,14 +157,9 @@ func (c *command) newLoop() *controller.Controller {
 		Log:      c.log, Metrics: controller.NewMetrics(c.metrics), Pod: c.podName, Version: version.Version,
 		Quiet: c.quiet, MaxWait: c.maxWait, IdentityLifetime: c.identityLifetime,
 		Bypass: c.bypass, Policies: &kube.PolicyWriter{Client: c.clients.Policies}, Dial: dial,
-		DNS: func() (*status.DNS, []problem.Problem) { s := c.manager.State(); return s.Status(), s.Problems() },
+		DNS: c.source.DNS,
 	}
-	if c.identity.mode != identityOff {
-		config.Trust = c.bundle
-	}
-	if c.authority != nil {
-		config.CAEnds = func() time.Time { return c.authority.Ends(time.Now()) }
-	}
+	c.tellTrust(&config)
 	if c.traefik {
 		c.engine = &engine{zones: c.names.Zones}
 		config.Engine = c.engine
@@ -210,29 +177,11 @@ func dial(ctx context.Context, address netip.AddrPort) bool {
 	return true
 }
 
-func (c *command) newManager() *kube.DNSManager {
-	config := c.dns
-	config.Client, config.Dynamic, config.Namespace = c.clients.DNS, c.clients.Dynamic, c.podNamespace
-	config.Zones, config.Log, config.Nameservers = c.names.Zones, c.log, nameservers("/etc/resolv.conf")
-	return kube.NewDNSManager(config)
-}
-
 // lead runs what only the leader does.
 func (c *command) lead(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.loop.Lead(ctx) })
-	g.Go(func() error { return c.manager.Run(ctx) })
 	g.Go(func() error { return c.newWebhooks().Run(ctx) })
-	g.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-c.manager.Changed():
-				c.loop.Tell()
-			}
-		}
-	})
 	return g.Wait()
 }
 
@@ -260,30 +209,6 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func buildInfo() prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "tulle_build_info", Help: "Always 1; says which version runs.",
-		ConstLabels: prometheus.Labels{"version": version.Version, "component": "controller"},
-	}, func() float64 { return 1 })
-}
-
-// nameservers are what pods of this cluster ask.
-func nameservers(file string) []netip.Addr {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
-	var out []netip.Addr
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "nameserver" {
-			if a, err := netip.ParseAddr(f[1]); err == nil {
-				out = append(out, a)
-			}
-		}
-	}
-	return out
-}
-
 // tuneMemory spends memory, up to what a controller may have, on collecting garbage less often: every round makes as
 // much as it keeps. The usual variables win.
 func tuneMemory() {
@@ -295,30 +220,18 @@ func tuneMemory() {
 	}
 }
 
-// listeners are opened before anything else, so that an address in use is an error at once.
-type listeners struct{ push, webhook, metrics, health, admin, traefik net.Listener }
+// listeners are what a controller listens on.
+type listeners struct {
+	doors
+	push, webhook, admin, traefik net.Listener
+}
 
 func (c *command) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
-	var lc net.ListenConfig
-	for _, a := range []struct {
-		flag, address string
-		to            *net.Listener
-	}{
-		{"push-address", c.pushAddress, &l.push},
-		{"webhook-address", c.webhookAddress, &l.webhook},
-		{"metrics-address", c.metricsAddress, &l.metrics},
-		{"health-address", c.healthAddress, &l.health},
-		{"admin-address", c.adminAddress, &l.admin},
-		{"traefik-address", c.traefikAddress, &l.traefik},
-	} {
-		if a.address == "" || a.to == &l.traefik && !c.traefik {
-			continue
-		}
-		var err error
-		if *a.to, err = lc.Listen(ctx, "tcp", a.address); err != nil {
-			return nil, fmt.Errorf("--%s: %w", a.flag, err)
-		}
+	all := append(c.listeners(&l.doors), listener{"push-address", c.pushAddress, &l.push},
+		listener{"webhook-address", c.webhookAddress, &l.webhook}, listener{"admin-address", c.adminAddress, &l.admin})
+	if c.traefik {
+		all = append(all, listener{"traefik-address", c.traefikAddress, &l.traefik})
 	}
-	return l, nil
+	return l, open(ctx, all...)
 }

@@ -4,11 +4,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -23,8 +25,11 @@ import (
 	"github.com/tulle-mesh/tulle/internal/push"
 )
 
-// proxyAccount is the ServiceAccount of the proxies, in the mesh's namespace: their own identity.
-const proxyAccount = "tulle-proxy"
+// ServiceAccounts in the mesh's namespace: the proxies' own identity, and that of who certifies.
+const (
+	proxyAccount  = "tulle-proxy"
+	signerAccount = "tulle-identity"
+)
 
 // identities is what the worker knows of who is who: the SVIDs of its node's identities, the trust bundle, and where
 // other nodes' proxies are. A nil *identities knows nobody.
@@ -77,7 +82,9 @@ func (w *worker) newIdentities() (*identities, error) {
 		})
 		i.source = i.spire
 	} else {
-		i.signer = push.NewSigner(push.SignerConfig{Addr: w.controller, ServerName: w.controllerName, CAFile: w.caFile, TokenFile: w.tokenFile})
+		i.signer = push.NewSigner(push.SignerConfig{
+			Addr: w.identityAddress, TokenFile: w.identityTokenFile, TLS: func() (*tls.Config, error) { return i.authority(w.trustFile) },
+		})
 		i.keeper = identity.NewKeeper(identity.KeeperConfig{Signer: asks{i.signer}, Log: w.log, Retry: 250 * time.Millisecond})
 		i.source = i.keeper
 	}
@@ -90,7 +97,30 @@ func (w *worker) newIdentities() (*identities, error) {
 	return i, nil
 }
 
-// asks is the controller as the keeper knows it.
+// authority says whom to take for the mesh's own CA. Its roots are those that the pod has mounted, which only the CA writes,
+// and not those of the bundle: who could make the controllers name others could have himself taken for the CA, and would be
+// shown the token by which this node's identities are had.
+func (i *identities) authority(file string) (*tls.Config, error) {
+	b := i.source.Bundle()
+	if b == nil {
+		return nil, errors.New("the trust domain isn't known yet")
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read roots: %w", err)
+	}
+	roots, err := identity.ParseRoots(b.TrustDomain(), pem)
+	if err != nil {
+		return nil, err
+	}
+	id, err := identity.Account(b.TrustDomain(), i.own[0], signerAccount)
+	if err != nil {
+		return nil, err
+	}
+	return identity.Expect(roots, id), nil
+}
+
+// asks is the CA as the keeper knows it.
 type asks struct{ *push.Signer }
 
 // Sign implements identity.Signer.
@@ -272,7 +302,7 @@ func (i *identities) listen(ctx context.Context, w *worker) (func(context.Contex
 }
 
 // awaitOwn waits until there is a certificate to show to other nodes' proxies, which take a proxy that is ready for one that
-// serves tunnels. During an upgrade the first controllers that a new proxy finds may be of a version that certifies nobody.
+// serves tunnels. During an upgrade the controllers, or who certifies, may be there a moment later than a new proxy.
 func (i *identities) awaitOwn(ctx context.Context) {
 	if i == nil {
 		return

@@ -4,9 +4,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -74,6 +78,71 @@ func TestReadyWithACertificate(t *testing.T) {
 	}
 	var none *identities
 	none.awaitOwn(t.Context()) // there are to be none
+}
+
+// authorityOf is a CA of its own, and its roots as PEM.
+func authorityOf(t *testing.T, td identity.TrustDomain) (*identity.Authority, []byte) {
+	t.Helper()
+	root, err := identity.NewRoot(td, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := identity.NewAuthority(identity.AuthorityConfig{TrustDomain: td, Life: time.Minute})
+	record := identity.Record(nil).Next(root.Roots(), time.Now(), time.Hour)
+	a.Update(record, root)
+	return a, record.PEM()
+}
+
+// Whoever makes controllers name roots of his own is not taken for the CA: it is known by what the pod has mounted.
+func TestTheCAIsKnownByWhatIsMounted(t *testing.T) {
+	td, err := identity.ParseTrustDomain("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mesh, roots := authorityOf(t, td)
+	forger, _ := authorityOf(t, td)
+	file := filepath.Join(t.TempDir(), "ca.crt")
+	i := &identities{own: [2]string{"tulle-system", proxyAccount}, source: late{bundle: forger.Bundle(), has: time.Now().Add(time.Hour)}}
+	if _, err := i.authority(file); err == nil {
+		t.Error("without a trust domain")
+	}
+	i.source = late{bundle: forger.Bundle()}
+	if _, err := i.authority(file); err == nil {
+		t.Error("without roots")
+	}
+	if err := os.WriteFile(file, roots, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, tc := range map[string]struct {
+		by      *identity.Authority
+		account string
+		ok      bool
+	}{
+		"the CA":                          {mesh, "tulle-identity", true},
+		"another account":                 {mesh, "tulle-controller", false},
+		"who is named by the controllers": {forger, "tulle-identity", false},
+	} {
+		config, err := i.authority(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := tc.by.Certificate("tulle-system", tc.account, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, server := net.Pipe()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer server.Close()
+			_ = tls.Server(server, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*cert}, SessionTicketsDisabled: true}).HandshakeContext(t.Context())
+		}()
+		if err := tls.Client(client, config).HandshakeContext(t.Context()); (err == nil) != tc.ok {
+			t.Errorf("%s: %v", what, err)
+		}
+		client.Close()
+		<-done
+	}
 }
 
 // On the way back to a version without identities, a proxy whose controller has none any more still serves those that other

@@ -23,8 +23,9 @@ type options struct {
 	controller, controllerName string
 	caFile, tokenFile, store   string
 
-	identity, spireSocket, tunnelAddress string
-	identityReadyWait                    time.Duration
+	identity, spireSocket, tunnelAddress          string
+	identityAddress, identityTokenFile, trustFile string
+	identityReadyWait                             time.Duration
 
 	dnsAddress, metricsAddress, healthAddress, adminAddress string
 
@@ -50,7 +51,10 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.tokenFile, "token-file", "/var/run/secrets/tulle/token", "ServiceAccount token for the controller, read at each connect")
 	f.StringVar(&o.store, "store", "/var/lib/tulle/config/last-good", `file that keeps the last good config for a restart of the container; "" = none`)
 
-	f.StringVar(&o.identity, "identity", "tulle", "where identities come from: tulle (the controller), spire (a SPIFFE Workload API) or off")
+	f.StringVar(&o.identity, "identity", "tulle", "where identities come from: tulle (the mesh's own CA), spire (a SPIFFE Workload API) or off")
+	f.StringVar(&o.identityAddress, "identity-address", "", "host:port of the mesh's own CA (default tulle-identity.<pod namespace>.svc:15012)")
+	f.StringVar(&o.identityTokenFile, "identity-token-file", "/var/run/secrets/tulle/identity-token", "ServiceAccount token for the mesh's own CA, read for each request")
+	f.StringVar(&o.trustFile, "trust-file", "/etc/tulle/trust/ca.crt", "roots by which the mesh's own CA is known, read at each connect: not those that the controller names")
 	f.DurationVar(&o.identityReadyWait, "identity-ready-wait", time.Minute, "how long a new pod is not ready for want of a certificate of its own")
 	f.StringVar(&o.spireSocket, "spire-socket", "unix:///run/spire/agent-sockets/spire-agent.sock", "address of the SPIFFE Workload API, for --identity=spire")
 	f.StringVar(&o.tunnelAddress, "tunnel-address", ":15008", "address at which other nodes' proxies are served")
@@ -93,6 +97,12 @@ func (o *options) complete() error {
 	}
 	if o.controllerName == "" {
 		o.controllerName = host
+	}
+	if o.identityAddress == "" {
+		o.identityAddress = "tulle-identity." + o.podNamespace + ".svc:15012"
+	}
+	if _, _, err := net.SplitHostPort(o.identityAddress); err != nil {
+		return fmt.Errorf("--identity-address %q: want host:port", o.identityAddress)
 	}
 	if !slices.Contains([]string{"tulle", "spire", "off"}, o.identity) {
 		return fmt.Errorf("--identity %q: want tulle, spire or off", o.identity)

@@ -50,10 +50,18 @@ func (o *statusOptions) run(cmd *cobra.Command) error {
 	if o.output == "json" {
 		return writeJSON(cmd.OutOrStdout(), s)
 	}
-	return writeStatus(cmd.OutOrStdout(), s)
+	settings, err := install.SettingsOf(cmd.Context(), c, o.namespace)
+	if err != nil {
+		return err
+	}
+	signers, err := install.SignersOf(cmd.Context(), c, o.namespace, settings)
+	if err != nil {
+		return err
+	}
+	return writeStatus(cmd.OutOrStdout(), s, signers)
 }
 
-func writeStatus(w io.Writer, s *status.Status) error {
+func writeStatus(w io.Writer, s *status.Status, signers *install.Signers) error {
 	l := s.Leader
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(t, "version\t%s\n", l.Version)
@@ -72,6 +80,7 @@ func writeStatus(w io.Writer, s *status.Status) error {
 		fmt.Fprintf(t, "dns\t%s (%s, %s %s) %s\n", l.DNS.State, l.DNS.Mode, l.DNS.Kind, l.DNS.Object, l.DNS.Message)
 	}
 	writeIdentity(t, l.Identity)
+	writeSigners(t, signers)
 	if s.Bypass {
 		fmt.Fprintf(t, "kill switch\ton: mesh names lead past the mesh (tulle dns bypass off)\n")
 	}
@@ -115,6 +124,17 @@ func writeIdentity(w io.Writer, i *status.Identity) {
 	}
 	if i.NodesWithoutProxy > 0 {
 		fmt.Fprintf(w, "without a proxy\t%d nodes: %s\n", i.NodesWithoutProxy, strings.Join(i.WithoutProxy, ", "))
+	}
+}
+
+// writeSigners says how many there are to certify identities, nothing if that is somebody else's.
+func writeSigners(w io.Writer, s *install.Signers) {
+	switch {
+	case s == nil:
+	case s.Missing:
+		fmt.Fprintf(w, "signers\tnone: tulle-identity is not there\n")
+	default:
+		fmt.Fprintf(w, "signers\t%d of %d available\n", s.Available, s.Wanted)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tulle-mesh/tulle/internal/install"
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
@@ -13,7 +14,7 @@ func TestStatusShowsTheWayAround(t *testing.T) {
 		{Workload: "shop/api", Mode: "close", State: "Enforced"},
 		{Workload: "shop/db", Mode: "close", State: "EnforcedExcept", Except: []string{"backup", "10.1.0.0/16"}},
 		{Workload: "shop/web", Mode: "report", State: "Bypassable", Why: []string{"no NetworkPolicy closes TCP port 80", "another reason"}},
-	}}}); err != nil {
+	}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want := `
@@ -24,5 +25,20 @@ shop/web            report  Bypassable: no NetworkPolicy closes TCP port 80; ano
 `
 	if !strings.HasSuffix(b.String(), want) {
 		t.Errorf("got %s\nwant it to end in %s", b.String(), want)
+	}
+}
+
+func TestStatusSaysWhoCertifies(t *testing.T) {
+	for want, signers := range map[string]*install.Signers{
+		"": nil, "signers none: tulle-identity is not there": {Missing: true}, "signers 1 of 2 available": {Available: 1, Wanted: 2},
+	} {
+		var b strings.Builder
+		if err := writeStatus(&b, &status.Status{}, signers); err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(strings.Fields(b.String()), " ")
+		if strings.Contains(text, "signers") != (want != "") || !strings.Contains(text, want) {
+			t.Errorf("%+v: %s", signers, text)
+		}
 	}
 }

@@ -283,7 +283,7 @@ func (s *bypassSuite) newPod(t *testing.T) {
 	s.state(t, bypass.EnforcedExcept, "e2e-scraper")
 }
 
-// meshPods: the chart's own NetworkPolicies keep strangers from the controllers and from the proxies' inner ports.
+// meshPods: the chart's own NetworkPolicies keep strangers from the controllers, from tulle-identity and from the proxies' inner ports.
 func (s *bypassSuite) meshPods(t *testing.T) {
 	var closed []string
 	for _, p := range s.proxies(t) {
@@ -291,6 +291,9 @@ func (s *bypassSuite) meshPods(t *testing.T) {
 	}
 	for _, p := range s.env.pods(t, meshNamespace, "app.kubernetes.io/component=controller") {
 		closed = append(closed, p.ip+":15010", p.ip+":15014")
+	}
+	for _, p := range s.env.pods(t, meshNamespace, "app.kubernetes.io/component=identity") {
+		closed = append(closed, p.ip+":15012", p.ip+":15014")
 	}
 	for _, a := range closed {
 		if sum := s.clients[0].call(t, "get", "-timeout", "1s", "http://"+a+"/metrics"); sum.OK != 0 {

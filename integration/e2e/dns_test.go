@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -65,6 +66,13 @@ func stubDomain(t *testing.T, e *env) {
 		e.eventually(t, "the block and the note", func() error { return sameText("# a note\n"+with, e.corefile(t)) })
 		e.setCorefile(t, with)
 	})
+	t.Run("another one keeps it when one ends", func(t *testing.T) {
+		e.run(t, "-n", meshNamespace, "delete", "pod", "-l", "app.kubernetes.io/component=dns", "--wait=false")
+		e.setCorefile(t, withoutBlock(t, with))
+		e.inARow(t, "the block again", 1, rolloutTimeout, func() error { return sameText(with, e.corefile(t)) })
+		e.rollout(t, meshNamespace, "deployment/tulle-dns")
+	})
+	t.Run("who may do what", func(t *testing.T) { dnsRights(t, e) })
 	t.Run("a bad neighbour block", func(t *testing.T) { badNeighbour(t, e, with) })
 	t.Run("the namespace hijack", func(t *testing.T) {
 		err := e.tryApply(t, "default", "{apiVersion: v1, kind: Namespace, metadata: {name: mesh}}")
@@ -91,6 +99,39 @@ func stubDomain(t *testing.T, e *env) {
 			})
 		}
 	})
+}
+
+// dnsRights: the controllers can't change how the cluster resolves names, and what does can't be a controller.
+func dnsRights(t *testing.T, e *env) {
+	account := func(name string) string { return "--as=system:serviceaccount:" + meshNamespace + ":" + name }
+	for _, c := range []struct{ who, namespace, verb, what, want string }{
+		{"tulle-dns", "kube-system", "update", "configmaps/coredns", "yes"},
+		{"tulle-controller", "kube-system", "update", "configmaps/coredns", "no"},
+		{"tulle-controller", "kube-system", "get", "configmaps/coredns", "no"},
+		{"tulle-controller", meshNamespace, "create", "pods", "no"},
+		{"tulle-controller", meshNamespace, "list", "configmaps/tulle-dns", "yes"},
+		{"tulle-controller", meshNamespace, "patch", "configmaps/tulle-dns", "no"},
+		{"tulle-dns", meshNamespace, "patch", "configmaps/tulle-dns", "yes"},
+		{"tulle-dns", meshNamespace, "patch", "configmaps/tulle-status", "no"},
+		{"tulle-dns", meshNamespace, "get", "secrets/tulle-controller-tls", "no"},
+		{"tulle-dns", meshNamespace, "create", "pods", "no"},
+		{"tulle-dns", meshNamespace, "create", "pods/tulle-dns-trial", "yes"},
+		{"tulle-dns", "default", "list", "pods", "no"},
+	} {
+		// It fails, besides, if the answer is no.
+		if out, err := e.try(t, account(c.who), "auth", "can-i", c.verb, c.what, "--namespace="+c.namespace); strings.TrimSpace(out) != c.want {
+			t.Errorf("may %s %s %s in %q: %s, want %s (%v)", c.who, c.verb, c.what, c.namespace, out, c.want, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), execTimeout)
+	defer cancel()
+	_, err := e.kubectl.Apply(ctx, `{apiVersion: v1, kind: Pod, metadata: {name: tulle-dns-trial, labels: {app.kubernetes.io/component: dns-trial}}, spec: {
+serviceAccountName: tulle-controller, securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}},
+containers: [{name: dns, image: example.com/e2e, securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}}]}}`,
+		account("tulle-dns"), "-n", meshNamespace, "apply", "--server-side", "-f", "-")
+	if err == nil || !strings.Contains(err.Error(), "has the account default") {
+		t.Errorf("the DNS' keeper makes a pod that is a controller: %v", err)
+	}
 }
 
 // badNeighbour: somebody else breaks their part of the file. CoreDNS keeps what it had, and so do the mesh's names; once

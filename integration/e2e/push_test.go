@@ -112,6 +112,7 @@ func (p *pushSuite) tokens(t *testing.T) {
 		{"of another account of the mesh", e.token(t, meshNamespace, "tulle-controller", "tulle", controller), "tulle-controller"},
 		{"of another namespace's account", e.token(t, clientNamespace, "default", "tulle", e.clients[0].pod), clientNamespace},
 		{"for another audience", e.token(t, meshNamespace, "tulle-proxy", "elsewhere", proxy), "not valid"},
+		{"for who certifies identities", e.token(t, meshNamespace, "tulle-proxy", "tulle-identity", proxy), "not valid"},
 		{"bound to no pod", e.token(t, meshNamespace, "tulle-proxy", "tulle", ""), "not bound to a pod"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

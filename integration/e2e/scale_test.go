@@ -167,7 +167,7 @@ func (s *scale) start(t *testing.T) {
 	if err := clientcmd.WriteToFile(*config, file); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{s.program, "--kubeconfig=" + file, "--pod-name=tulle-controller-0", "--pod-namespace=" + meshNamespace, "--dns-mode=off"}
+	args := []string{s.program, "--kubeconfig=" + file, "--pod-name=tulle-controller-0", "--pod-namespace=" + meshNamespace}
 	if s.size.shared {
 		args = append(args, "--addresses-http=shared")
 	}

@@ -18,7 +18,10 @@ import (
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 )
 
-const pushPort = 15010
+const (
+	pushPort = 15010
+	signPort = 15012 // of tulle-identity
+)
 
 // configTypes are what a proxy subscribes to, in its order.
 func configTypes() []string {
@@ -28,8 +31,9 @@ func configTypes() []string {
 // streamConfig is what it takes to open a config stream.
 type streamConfig struct {
 	dial  func(context.Context) (net.Conn, error)
-	roots *x509.CertPool
-	token string // "" = none
+	roots *x509.CertPool // by which controllers are known
+	tls   *tls.Config    // whom to believe instead, if it is no controller
+	token string         // "" = none
 }
 
 // stream is a config stream made by hand: it can do what a proxy never would. It belongs to one goroutine.
@@ -38,12 +42,13 @@ type stream struct {
 	node string // what the requests say, which is not to be believed
 }
 
-// connect makes a connection to a controller.
+// connect makes a connection to a controller, or to tulle-identity.
 func (c streamConfig) connect() (*grpc.ClientConn, error) {
+	if c.tls == nil {
+		c.tls = &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: c.roots, ServerName: "tulle-controller." + meshNamespace + ".svc"}
+	}
 	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-			MinVersion: tls.VersionTLS13, RootCAs: c.roots, ServerName: "tulle-controller." + meshNamespace + ".svc",
-		})),
+		grpc.WithTransportCredentials(credentials.NewTLS(c.tls)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) }),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16 << 20)),

@@ -52,11 +52,13 @@ func tunnels(t *testing.T, e *env) {
 	t.Run("calls", s.calls)
 	t.Run("strangers", s.strangers)
 	t.Run("another node's identity", s.stolen)
+	t.Run("who may sign", s.rights)
 	t.Run("nothing is in the clear", func(t *testing.T) { s.capture(t, false) })
 	t.Run("renewal and another root", s.rotation)
 	t.Run("a roll-out of the proxies", s.rollout)
 	t.Run("SIGKILL of the other node's worker", s.killWorker)
 	t.Run("a node without a proxy", s.noProxy)
+	t.Run("renewals without controllers", s.renewals)
 	t.Run("without controllers", s.noControllers)
 	t.Run("in the clear, if it has to be", func(t *testing.T) {
 		s.under(t, "off", func() { s.settle(t, "off", time.Hour, 5*time.Minute) })
@@ -76,7 +78,8 @@ func (s *tunnelSuite) settle(t *testing.T, mode string, life, spread time.Durati
 // rolledOut waits until nothing of the mesh runs but what is to: what is about to end has metrics, too.
 func (s *tunnelSuite) rolledOut(t *testing.T) {
 	t.Helper()
-	s.e.rollout(t, meshNamespace, "deployment/tulle-controller", "daemonset/tulle-proxy")
+	names := strings.Fields(s.e.run(t, "-n", meshNamespace, "get", "deployments", "-o", "name")) // some modes have no tulle-identity
+	s.e.rollout(t, meshNamespace, append(names, "daemonset/tulle-proxy")...)
 	s.e.inARow(t, "the end of the old proxies", 1, rolloutTimeout, func() error {
 		if ps := s.e.proxies(t); len(ps) != len(s.e.clients) {
 			return fmt.Errorf("%d proxies on %d nodes", len(ps), len(s.e.clients))
@@ -169,7 +172,8 @@ func (s *tunnelSuite) stolen(t *testing.T) {
 			there = p
 		}
 	}
-	token := e.token(t, meshNamespace, "tulle-proxy", "tulle", here.name)
+	token := e.token(t, meshNamespace, "tulle-proxy", "tulle-identity", here.name)
+	controller := e.pods(t, meshNamespace, "app.kubernetes.io/component=controller")[0]
 	key, csr, err := identity.NewRequest()
 	if err != nil {
 		t.Fatal(err)
@@ -183,9 +187,11 @@ func (s *tunnelSuite) stolen(t *testing.T) {
 		{"the proxy's own", token, meshNamespace, "tulle-proxy", codes.OK},
 		{"what runs on another node", token, tunnelProtected, "two", codes.PermissionDenied},
 		{"what runs nowhere", token, "kube-system", "default", codes.PermissionDenied},
-		{"another node's token", e.token(t, meshNamespace, "tulle-proxy", "tulle", there.name), tunnelProtected, "one", codes.PermissionDenied},
-		{"a token of no pod", e.token(t, meshNamespace, "tulle-proxy", "tulle", ""), tunnelProtected, "one", codes.Unauthenticated},
-		{"a workload's token", e.token(t, clientNamespace, "default", "tulle", e.clients[0].pod), clientNamespace, "default", codes.Unauthenticated},
+		{"another node's token", e.token(t, meshNamespace, "tulle-proxy", "tulle-identity", there.name), tunnelProtected, "one", codes.PermissionDenied},
+		{"a token of no pod", e.token(t, meshNamespace, "tulle-proxy", "tulle-identity", ""), tunnelProtected, "one", codes.Unauthenticated},
+		{"a workload's token", e.token(t, clientNamespace, "default", "tulle-identity", e.clients[0].pod), clientNamespace, "default", codes.Unauthenticated},
+		{"a token that controllers are shown", e.token(t, meshNamespace, "tulle-proxy", "tulle", here.name), tunnelProtected, "one", codes.Unauthenticated},
+		{"a controller's token", e.token(t, meshNamespace, "tulle-controller", "tulle-identity", controller.name), meshNamespace, "tulle-controller", codes.Unauthenticated},
 		{"no token", "", tunnelProtected, "one", codes.Unauthenticated},
 	} {
 		chain, err := s.sign(t, tc.token, tc.namespace, tc.account, csr)
@@ -204,12 +210,57 @@ func (s *tunnelSuite) stolen(t *testing.T) {
 	}
 }
 
-// sign asks a controller for a certificate.
+// rights: the CA's key is read, and identities are certified, by tulle-identity alone.
+func (s *tunnelSuite) rights(t *testing.T) {
+	for _, account := range []string{"tulle-identity", "tulle-controller", "tulle-proxy"} {
+		for _, verb := range []string{"get", "list", "watch", "update", "patch", "delete"} {
+			out, err := s.e.try(t, "-n", meshNamespace, "auth", "can-i", verb, "secrets/tulle-identity-ca", "--as=system:serviceaccount:"+meshNamespace+":"+account)
+			want := "no"
+			if account == "tulle-identity" && slices.Contains([]string{"get", "update", "patch"}, verb) {
+				want = "yes"
+			}
+			if got := strings.TrimSpace(out); got != want {
+				t.Errorf("may %s %s the CA's Secret: %q (%v), want %q", account, verb, got, err, want)
+			}
+		}
+	}
+	_, csr, err := identity.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy, controller := s.e.proxies(t)[0], s.e.pods(t, meshNamespace, "app.kubernetes.io/component=controller")[0]
+	chain, err := s.ask(t, streamConfig{
+		dial: s.e.dialer(t, controller, pushPort), roots: s.e.meshCA(t), token: s.e.token(t, meshNamespace, "tulle-proxy", "tulle", proxy.name),
+	}, meshNamespace, "tulle-proxy", csr)
+	if grpcstatus.Code(err) != codes.Unimplemented {
+		t.Errorf("a controller that is asked for a certificate: %v, %d certificates", err, len(chain))
+	}
+}
+
+// sign asks tulle-identity for a certificate. It is known by its own CA.
 func (s *tunnelSuite) sign(t *testing.T, token, namespace, account string, csr []byte) ([][]byte, error) {
 	t.Helper()
 	e := s.e
-	controller := e.pods(t, meshNamespace, "app.kubernetes.io/component=controller")[0]
-	conn, err := streamConfig{dial: e.dialer(t, controller, pushPort), roots: e.meshCA(t), token: token}.connect()
+	td, err := identity.ParseTrustDomain("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := identity.ParseRoots(td, []byte(e.run(t, "-n", meshNamespace, "get", "configmap", "tulle-trust", "-o", `jsonpath={.data.ca\.crt}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.Account(td, meshNamespace, "tulle-identity")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer := e.pods(t, meshNamespace, "app.kubernetes.io/component=identity")[0]
+	return s.ask(t, streamConfig{dial: e.dialer(t, signer, signPort), tls: identity.Expect(roots, id), token: token}, namespace, account, csr)
+}
+
+// ask asks whoever is there for a certificate.
+func (s *tunnelSuite) ask(t *testing.T, c streamConfig, namespace, account string, csr []byte) ([][]byte, error) {
+	t.Helper()
+	conn, err := c.connect()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -588,8 +639,59 @@ func (s *tunnelSuite) noProxy(t *testing.T) {
 	e.inARow(t, "calls again", 3, settleTimeout, func() error { return c.allOK(t, forms("two", tunnelProtected, "hello")["http"]...) })
 }
 
-// noControllers: for longer than half of a certificate's life nobody renews any, and every call to the other node goes by
-// a tunnel all the same. The pods' own addresses count for as long, so that the destination only audits.
+// without stops parts of the control plane, and returns what starts them again.
+func (s *tunnelSuite) without(t *testing.T, components ...string) (again func()) {
+	t.Helper()
+	for _, c := range components {
+		s.e.run(t, "-n", meshNamespace, "scale", "deployment/tulle-"+c, "--replicas=0")
+	}
+	for _, c := range components {
+		s.e.eventually(t, "the end of "+c, func() error {
+			if left := s.e.run(t, "-n", meshNamespace, "get", "pods", "-l", "app.kubernetes.io/component="+c, "-o", "name"); left != "" {
+				return fmt.Errorf("there are %q", left)
+			}
+			return nil
+		})
+	}
+	return func() {
+		for _, c := range components {
+			s.e.run(t, "-n", meshNamespace, "scale", "deployment/tulle-"+c, "--replicas=2")
+		}
+		for _, c := range components {
+			s.e.rollout(t, meshNamespace, "deployment/tulle-"+c)
+		}
+	}
+}
+
+// renewals: certificates are renewed without controllers, time and again.
+func (s *tunnelSuite) renewals(t *testing.T) {
+	defer s.without(t, "controller")()
+	for range 2 {
+		before := map[string]served{}
+		for _, p := range s.e.proxies(t) {
+			before[p.name] = s.served(t, p)
+		}
+		s.e.inARow(t, "renewals", 1, settleTimeout, func() error {
+			for _, p := range s.e.proxies(t) {
+				if now := s.served(t, p); now.serial == before[p.name].serial {
+					return fmt.Errorf("the proxy of %s still shows certificate %s", p.node, now.serial)
+				}
+			}
+			return nil
+		})
+	}
+	if err := s.each(t, func(m metrics) error {
+		if all, held := m.sum("tulle_proxy_identities", nil), m.sum("tulle_proxy_svids", nil); held < all || all == 0 {
+			return fmt.Errorf("%v of %v identities have certificates", held, all)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// noControllers: nobody renews certificates either, for longer than half of their life, and every call to the other node goes
+// by a tunnel all the same. The pods' own addresses count for as long, so that the destination only audits.
 func (s *tunnelSuite) noControllers(t *testing.T) {
 	e := s.e
 	s.settle(t, "tulle", outageLife, rootSpread)
@@ -604,12 +706,7 @@ func (s *tunnelSuite) noControllers(t *testing.T) {
 			return nil
 		})
 	})
-	e.run(t, "-n", meshNamespace, "scale", "deployment/tulle-controller", "--replicas=0")
-	defer func() {
-		e.run(t, "-n", meshNamespace, "scale", "deployment/tulle-controller", "--replicas=2")
-		e.rollout(t, meshNamespace, "deployment/tulle-controller")
-	}()
-	e.run(t, "-n", meshNamespace, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=controller", "--timeout="+settleTimeout.String())
+	defer s.without(t, "controller", "identity")()
 	before := s.of(t, e.clients[0].node)
 	var loads []*load
 	for i, c := range e.clients[:2] {

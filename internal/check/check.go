@@ -83,6 +83,7 @@ func (c *Checker) Installed(ctx context.Context, s install.Settings) Report {
 		{"controllers", m.controllers},
 		{"proxies", m.proxies},
 		{"config", m.config},
+		{"signers", m.signers},
 		{"identities", m.identities},
 		{"dns", m.dns},
 		{"zones", func(ctx context.Context) ([]Finding, error) { return c.zones(ctx, s) }},

@@ -28,7 +28,9 @@ const room = `
 const running = `
 {apiVersion: v1, kind: Namespace, metadata: {name: tulle-system, labels: {kubernetes.io/metadata.name: tulle-system}}}
 ---
-{apiVersion: apps/v1, kind: Deployment, metadata: {name: tulle-controller, namespace: tulle-system}, spec: {replicas: 2, template: {spec: {containers: [{args: ["--zones=mesh", "--cluster-domain=cluster.local", "--dns-mode=manage"]}]}}}, status: {availableReplicas: 2}}
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: tulle-controller, namespace: tulle-system}, spec: {replicas: 2, template: {spec: {containers: [{args: ["--zones=mesh", "--cluster-domain=cluster.local"]}]}}}, status: {availableReplicas: 2}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: tulle-dns, namespace: tulle-system}, spec: {replicas: 1, template: {spec: {containers: [{args: [dns, "--zones=mesh", "--cluster-domain=cluster.local", "--dns-mode=manage"]}]}}}, status: {availableReplicas: 1}}
 ---
 {apiVersion: apps/v1, kind: DaemonSet, metadata: {name: tulle-proxy, namespace: tulle-system}, status: {desiredNumberScheduled: 1, numberReady: 1, updatedNumberScheduled: 1}}
 ---
@@ -198,6 +200,16 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 		"dns": {
 			status: func(s *status.Status) { s.Leader.DNS = &status.DNS{State: "fighting", Message: "the add-on manager"} },
 			check:  "dns", level: Failed, want: "DNS is fighting: the add-on manager",
+		},
+		"nobody keeps the dns": {
+			objects: `{apiVersion: apps/v1, kind: Deployment, metadata: {name: tulle-dns, namespace: tulle-system}, spec: {replicas: 1}, status: {availableReplicas: 0}}`,
+			check:   "dns", level: Failed, want: "0 of 1 pods that keep the cluster's DNS are available",
+		},
+		"who kept the dns is gone": {
+			status: func(s *status.Status) {
+				s.Leader.DNS = &status.DNS{State: "pending", Writer: "d-1", Message: "pod d-1, which kept it, is gone"}
+			},
+			check: "dns", level: Failed, want: "DNS is pending: pod d-1",
 		},
 		"no identities": {
 			status: func(s *status.Status) { s.Leader.Identity = nil },

@@ -8,6 +8,7 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/tulle-mesh/tulle/internal/install"
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
@@ -61,6 +62,27 @@ func (m *mesh) identities(ctx context.Context) ([]Finding, error) {
 		return []Finding{{Level: OK, Message: text}}, nil
 	}
 	return append(out, more...), nil
+}
+
+// signers says whether somebody is there who certifies identities.
+func (m *mesh) signers(ctx context.Context) ([]Finding, error) {
+	s, err := install.SignersOf(ctx, m.Cluster, m.Namespace, m.settings)
+	switch {
+	case err != nil || s == nil:
+		return nil, err
+	case s.Missing:
+		return []Finding{{Level: Failed, Message: "tulle-identity is not there: nobody certifies identities", Next: "`tulle upgrade` brings it back"}}, nil
+	case s.Available >= s.Wanted:
+		return []Finding{{Level: OK, Message: fmt.Sprintf("%d of tulle-identity certify identities", s.Available)}}, nil
+	}
+	f := Finding{
+		Level: Failed, Message: fmt.Sprintf("%d of %d of tulle-identity are available", s.Available, s.Wanted),
+		Next: "kubectl -n " + m.Namespace + " describe pods -l app.kubernetes.io/component=identity",
+	}
+	if why := install.Diagnose(ctx, m.Cluster, m.Namespace, "identity"); why != nil {
+		f.Message, f.Next = f.Message+": "+why.Cause, why.Next
+	}
+	return []Finding{f}, nil
 }
 
 // authority says what is wrong with the CA.

@@ -3,9 +3,11 @@ package check
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/install"
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
@@ -55,6 +57,37 @@ func TestIdentitiesOfOthers(t *testing.T) {
 		got, err := m.identities(t.Context())
 		if err != nil || len(got) != tc.want || len(got) == 1 && (got[0].Level == OK) != (what == "all is right" || what == "SPIRE is up") {
 			t.Errorf("%s: %+v, %v", what, got, err)
+		}
+	}
+}
+
+func TestSigners(t *testing.T) {
+	const deployment = `{apiVersion: apps/v1, kind: Deployment, metadata: {name: tulle-identity, namespace: tulle-system}, spec: {replicas: 2}, status: {availableReplicas: %d}}`
+	const pod = `{apiVersion: v1, kind: Pod, metadata: {name: i-1, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: identity}}, status: {conditions: [{type: PodScheduled, status: "False", message: Insufficient cpu}]}}`
+	ours := install.Settings{"identity": "tulle"}
+	for what, tc := range map[string]struct {
+		settings install.Settings
+		objects  []string
+		level    Level
+		want     string
+	}{
+		"all are there":    {ours, []string{fmt.Sprintf(deployment, 2)}, OK, "2 of tulle-identity"},
+		"one isn't":        {ours, []string{fmt.Sprintf(deployment, 1), pod}, Failed, "1 of 2 of tulle-identity are available: pod i-1 can't be scheduled: Insufficient cpu"},
+		"none was made":    {ours, nil, Failed, "not there"},
+		"SPIRE":            {install.Settings{"identity": "spire"}, nil, "", ""},
+		"off":              {install.Settings{"identity": "off"}, nil, "", ""},
+		"an older version": {install.Settings{"identity": "tulle", "identity-root-life": "8760h"}, nil, "", ""},
+	} {
+		c, _ := newChecker(t, tc.objects...)
+		got, err := (&mesh{Checker: c, settings: tc.settings}).signers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.level == "" && len(got) == 0 {
+			continue
+		}
+		if len(got) != 1 || got[0].Level != tc.level || !strings.Contains(got[0].Message, tc.want) || got[0].Level == Failed && got[0].Next == "" {
+			t.Errorf("%s: %+v", what, got)
 		}
 	}
 }

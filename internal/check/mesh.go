@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/internal/install"
+	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/status"
 	"github.com/tulle-mesh/tulle/internal/version"
 )
@@ -33,14 +34,7 @@ func (m *mesh) controllers(ctx context.Context) ([]Finding, error) {
 	if m.status, err = install.ReadStatus(ctx, m.Cluster, m.Namespace); err != nil {
 		return nil, err
 	}
-	var out []Finding
-	if d.Status.AvailableReplicas < replicas(d) {
-		f := Finding{Level: Failed, Message: fmt.Sprintf("%d of %d controllers are available", d.Status.AvailableReplicas, replicas(d)), Next: "kubectl -n " + m.Namespace + " describe pods -l app.kubernetes.io/component=controller"}
-		if why := install.Diagnose(ctx, m.Cluster, m.Namespace, "controller"); why != nil {
-			f.Message, f.Next = f.Message+": "+why.Cause, why.Next
-		}
-		out = append(out, f)
-	}
+	out := m.available(ctx, d, "controller", "controllers")
 	if m.status == nil {
 		return append(out, Finding{Level: Failed, Message: "the controllers have not reported anything", Next: "kubectl -n " + m.Namespace + " logs -l app.kubernetes.io/component=controller"}), nil
 	}
@@ -54,6 +48,18 @@ func (m *mesh) controllers(ctx context.Context) ([]Finding, error) {
 		out = append(out, Finding{Level: OK, Message: fmt.Sprintf("%d controllers are available, %s leads", d.Status.AvailableReplicas, m.status.Leader.Pod)})
 	}
 	return out, nil
+}
+
+// available says which pods of a component's Deployment are not; nothing if all are.
+func (m *mesh) available(ctx context.Context, d *appsv1.Deployment, component, called string) []Finding {
+	if d.Status.AvailableReplicas >= replicas(d) {
+		return nil
+	}
+	f := Finding{Level: Failed, Message: fmt.Sprintf("%d of %d %s are available", d.Status.AvailableReplicas, replicas(d), called), Next: "kubectl -n " + m.Namespace + " describe pods -l app.kubernetes.io/component=" + component}
+	if why := install.Diagnose(ctx, m.Cluster, m.Namespace, component); why != nil {
+		f.Message, f.Next = f.Message+": "+why.Cause, why.Next
+	}
+	return []Finding{f}
 }
 
 func (m *mesh) leader(ctx context.Context) []Finding {
@@ -160,8 +166,8 @@ func (m *mesh) configVersions() []string {
 	return out
 }
 
-// dns says what the leading controller knows about the cluster's DNS.
-func (m *mesh) dns(context.Context) ([]Finding, error) {
+// dns says what the leading controller was told about the cluster's DNS, and whether what keeps it runs.
+func (m *mesh) dns(ctx context.Context) ([]Finding, error) {
 	if m.status == nil {
 		return nil, nil
 	}
@@ -169,12 +175,20 @@ func (m *mesh) dns(context.Context) ([]Finding, error) {
 	if m.status.Bypass {
 		out = append(out, Finding{Level: Failed, Message: "the kill switch is on: mesh names lead past the mesh", Next: "tulle dns bypass off"})
 	}
+	// With an older version, the controllers do that.
+	keeps, err := m.Cluster.Kube.AppsV1().Deployments(m.Namespace).Get(ctx, kube.DNSWriter, metav1.GetOptions{})
+	switch {
+	case err == nil:
+		out = append(out, m.available(ctx, keeps, "dns", "pods that keep the cluster's DNS")...)
+	case !apierrors.IsNotFound(err):
+		return out, fmt.Errorf("get Deployment %s/%s: %w", m.Namespace, kube.DNSWriter, err)
+	}
 	d := m.status.Leader.DNS
 	switch {
 	case m.settings["dns-mode"] == "off":
 		return append(out, Finding{Level: Note, Message: "dns.mode is off: the cluster's DNS is left alone"}), nil
 	case d == nil:
-		return append(out, Finding{Level: Failed, Message: "the controllers have not looked at the cluster's DNS yet", Next: "check again in a minute"}), nil
+		return append(out, Finding{Level: Failed, Message: "nobody has looked at the cluster's DNS yet", Next: "check again in a minute"}), nil
 	case d.State == "ok":
 		return append(out, Finding{Level: OK, Message: "the cluster's DNS sends the mesh's zones to the mesh (" + d.Object + ")"}), nil
 	case d.State == "print":

@@ -49,7 +49,7 @@ type Config struct {
 	Trust func() *configv1.TrustBundle
 	// CAEnds says when the CA that signs identities ends, zero while there is none; itself nil if it is somebody else's.
 	CAEnds func() time.Time
-	// DNS gives the state of the stub domain and what is wrong with it, on the leader; may be nil.
+	// DNS gives the state of the stub domain and what is wrong with it; may be nil. A change of it makes the Source signal.
 	DNS func() (*status.DNS, []problem.Problem)
 
 	Bypass bypass.Config
@@ -186,10 +186,6 @@ func (c *Controller) Lead(ctx context.Context) error {
 	c.Metrics.direct(nil)
 	return nil
 }
-
-// Tell makes the leader report problems and the state again: something that the rounds don't know has changed, such as
-// what DNS gives. Any goroutine may call it.
-func (c *Controller) Tell() { signal(c.toTell) }
 
 // Renew makes a round although no object changed: what Trust gives has. Any goroutine may call it.
 func (c *Controller) Renew() { signal(c.again) }

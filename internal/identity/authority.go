@@ -38,6 +38,7 @@ type Authority struct {
 	mu      sync.Mutex
 	record  Record
 	signers []*signer // the newest first
+	own     own
 }
 
 // signer is an issuer, as long as it may sign.
@@ -120,20 +121,20 @@ func (a *Authority) Sign(csr []byte, namespace, account, node string, now time.T
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
-	im, end, err := a.ready(now)
+	im, end, err := a.ready(now, a.config.Spread)
 	if err != nil {
 		return nil, err
 	}
 	return im.Sign(csr, id, node, now, end)
 }
 
-// ready returns what to sign with now, and when SVIDs are to end.
-func (a *Authority) ready(now time.Time) (*Intermediate, time.Time, error) {
+// ready returns what to sign with now, by a root that has been trusted for as long as spread, and when SVIDs are to end.
+func (a *Authority) ready(now time.Time, spread time.Duration) (*Intermediate, time.Time, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, s := range a.signers {
 		t := a.trust(s.issuer)
-		if !a.spread(t, now) {
+		if !trusted(t, now, spread) {
 			continue
 		}
 		end := now.Add(a.config.Life)
@@ -150,9 +151,9 @@ func (a *Authority) ready(now time.Time) (*Intermediate, time.Time, error) {
 	return nil, time.Time{}, ErrNotReady
 }
 
-// spread says whether proxies have had the time to learn of a root.
-func (a *Authority) spread(t *Trusted, now time.Time) bool {
-	return t != nil && (t.Since.IsZero() || !now.Before(t.Since.Add(a.config.Spread)))
+// trusted says whether whoever is to trust a root has had the time to learn of it.
+func trusted(t *Trusted, now time.Time, spread time.Duration) bool {
+	return t != nil && (t.Since.IsZero() || !now.Before(t.Since.Add(spread)))
 }
 
 // renew sees to it that the signer's intermediate outlasts what it signs, if the issuer can do that.
@@ -176,7 +177,7 @@ func (a *Authority) Ends(now time.Time) time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, s := range a.signers {
-		if a.spread(a.trust(s.issuer), now) {
+		if trusted(a.trust(s.issuer), now, a.config.Spread) {
 			return s.issuer.NotAfter()
 		}
 	}

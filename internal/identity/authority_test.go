@@ -157,7 +157,7 @@ func TestIntermediateIsRenewedBeforeItShortensLives(t *testing.T) {
 	a.Update(record, root)
 	for minute := range 200 {
 		at := now.Add(time.Duration(minute) * time.Minute)
-		im, end, err := a.ready(at)
+		im, end, err := a.ready(at, a.config.Spread)
 		if err != nil {
 			t.Fatal(err)
 		}

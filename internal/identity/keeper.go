@@ -21,7 +21,7 @@ type Source interface {
 	Bundle() *Bundle
 }
 
-// Signer gets certificates from the controller. Its errors say whether asking again helps: never for ErrDenied.
+// Signer gets certificates from the CA. Its errors say whether asking again helps: never for ErrDenied.
 type Signer interface {
 	// Sign asks for a certificate of a ServiceAccount that runs on this node, the chain in DER.
 	Sign(ctx context.Context, namespace, account string, csr []byte) ([][]byte, error)
@@ -35,7 +35,7 @@ type KeeperConfig struct {
 	Signer Signer
 	Log    *slog.Logger
 	// Retry is the first wait after a failed request; it grows to a minute, or an eighth of what is left of the SVID's life,
-	// or to 5 s while there is no valid SVID and the controller has not denied one. Default 1 s.
+	// or to 5 s while there is no valid SVID and the CA has not denied one. Default 1 s.
 	Retry time.Duration
 	// Parallel bounds how many signatures are asked for at once; default 4.
 	Parallel int
@@ -256,7 +256,7 @@ func (k *Keeper) accept(ctx context.Context, id ID, chain [][]byte, key crypto.S
 		err = fmt.Errorf("asked for %s, got %s", id, svid.ID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("from the controller: %w", err)
+		return nil, fmt.Errorf("from the CA: %w", err)
 	}
 	return svid, ctx.Err()
 }

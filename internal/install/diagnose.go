@@ -88,7 +88,7 @@ func nextForWaiting(reason string, p *corev1.Pod, image string) string {
 func nextForEvent(reason string, p *corev1.Pod) string {
 	switch reason {
 	case "FailedMount":
-		return fmt.Sprintf("the controllers make what the proxies mount: kubectl -n %s logs -l app.kubernetes.io/component=controller", p.Namespace)
+		return fmt.Sprintf("the controllers and tulle-identity make what the proxies mount: kubectl -n %s logs -l 'app.kubernetes.io/component in (controller, identity)'", p.Namespace)
 	case "FailedCreatePodSandBox":
 		return "the node's container runtime or network plugin fails: look at the node with `kubectl describe node`"
 	}

@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/corefile"
@@ -36,20 +37,11 @@ func (i *Installer) refuseDNS(ctx context.Context, r Rendered, skip bool) error 
 }
 
 // restoreDNS returns what takes the mesh's block out of the cluster's DNS. It reads the settings at once, before anything
-// is removed; where they are gone already, the chart's defaults stand in.
+// is removed.
 func (i *Installer) restoreDNS(ctx context.Context) (func(context.Context) error, error) {
-	s, err := SettingsOf(ctx, i.Cluster, i.Namespace)
+	s, err := i.dnsSettings(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if s == nil {
-		defaults, err := Render(Release{Namespace: i.Namespace})
-		if err != nil {
-			return nil, err
-		}
-		if s, err = defaults.Settings(); err != nil {
-			return nil, err
-		}
 	}
 	restore := kube.DNSRestore{DNSAccess: DNSAccess(i.Cluster, i.Namespace, s), Zones: s.List("zones"), Dial: i.Cluster.PodDial}
 	return func(ctx context.Context) error {
@@ -60,4 +52,31 @@ func (i *Installer) restoreDNS(ctx context.Context) (func(context.Context) error
 		}
 		return err
 	}, nil
+}
+
+// dnsSettings are the settings of the mesh as it is installed, with what it would have if it kept the cluster's DNS where it
+// doesn't, or is gone in part: a block of before may be there all the same.
+func (i *Installer) dnsSettings(ctx context.Context) (Settings, error) {
+	s, err := SettingsOf(ctx, i.Cluster, i.Namespace)
+	if _, has := s["dns-config-maps"]; has || err != nil {
+		return s, err
+	}
+	record, err := ReadRecord(ctx, i.Cluster, i.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	kept := Values{"dns": map[string]any{"mode": "manage"}}
+	chosen := kept
+	if record != nil {
+		chosen = kept.Over(record.Values)
+	}
+	r, err := Render(Release{Namespace: i.Namespace, Values: chosen})
+	if err != nil { // values of another version
+		if r, err = Render(Release{Namespace: i.Namespace, Values: kept}); err != nil {
+			return nil, err
+		}
+	}
+	out, err := r.Settings()
+	maps.Copy(out, s)
+	return out, err
 }

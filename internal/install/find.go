@@ -68,6 +68,7 @@ func (i *Installer) named() []Ref {
 		{"v1", "Secret", ns, "tulle-traefik-tls"},
 		{"v1", "Pod", ns, "tulle-dns-trial"},
 		{"coordination.k8s.io/v1", "Lease", ns, controllerName},
+		{"coordination.k8s.io/v1", "Lease", ns, dnsName},
 	}
 }
 

@@ -20,19 +20,28 @@ func TestChartAndFlagsAgree(t *testing.T) {
 	// value with identity.mode spire only.
 	fixed := map[string][]string{
 		"tulle-controller": {"push-address", "metrics-address", "health-address", "admin-address", "traefik-address", "kubeconfig"},
-		"tulle-proxy":      {"spire-socket", "tunnel-address", "controller-name", "ca-file", "token-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
+		"tulle-proxy":      {"spire-socket", "tunnel-address", "controller-name", "ca-file", "token-file", "identity-token-file", "trust-file", "store", "dns-address", "metrics-address", "health-address", "admin-address"},
+		"tulle-identity":   {"identity-address", "metrics-address", "health-address", "kubeconfig"},
+		"tulle-dns":        {"metrics-address", "health-address", "kubeconfig"},
 	}
 	r := render(t, everything)
-	var controller appsv1.Deployment
 	var proxy appsv1.DaemonSet
-	typed(t, find(t, r, "Deployment", "tulle-controller"), &controller)
 	typed(t, find(t, r, "DaemonSet", "tulle-proxy"), &proxy)
-	for command, container := range map[string]corev1.Container{
-		"tulle-controller": controller.Spec.Template.Spec.Containers[0], "tulle-proxy": proxy.Spec.Template.Spec.Containers[0],
-	} {
+	containers := map[string]corev1.Container{"tulle-proxy": proxy.Spec.Template.Spec.Containers[0]}
+	for _, o := range r.Objects {
+		if o.GetKind() == "Deployment" {
+			var d appsv1.Deployment
+			typed(t, o, &d)
+			containers[d.Name] = d.Spec.Template.Spec.Containers[0]
+		}
+	}
+	for command, container := range containers {
 		flags := flagsOf(t, command)
 		given := map[string]bool{}
 		for _, arg := range container.Args {
+			if !strings.HasPrefix(arg, "--") {
+				continue // a subcommand
+			}
 			name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
 			given[name] = true
 			if !slices.Contains(flags, name) {
@@ -58,7 +67,7 @@ func TestChartAndFlagsAgree(t *testing.T) {
 // The defaults of values are those of the commands: whoever runs a command by hand gets the same mesh.
 func TestDefaultsAreThoseOfTheFlags(t *testing.T) {
 	r := render(t, "{}")
-	for kind, command := range map[string]string{"Deployment": "tulle-controller", "DaemonSet": "tulle-proxy"} {
+	for command, kind := range map[string]string{"tulle-controller": "Deployment", "tulle-identity": "Deployment", "tulle-dns": "Deployment", "tulle-proxy": "DaemonSet"} {
 		defaults := map[string]string{}
 		for _, m := range regexp.MustCompile(`f\.DurationVar\(&[\w.]+, "([a-z-]+)", (?:(\d+)\*)?time\.(\w+)`).FindAllStringSubmatch(sourceOf(t, command), -1) {
 			n := m[2]
@@ -81,15 +90,28 @@ func TestDefaultsAreThoseOfTheFlags(t *testing.T) {
 	}
 }
 
-// sourceOf is the source of a command.
+// parts are the files with the flags of what is a process of its own, and no command of its own.
+func parts() map[string]string {
+	return map[string]string{"tulle-identity": "signer.go", "tulle-dns": "dns.go"}
+}
+
+// sourceOf is the source of a command, or of a part of one.
 func sourceOf(t *testing.T, command string) string {
 	t.Helper()
-	files, err := filepath.Glob("../../cmd/" + command + "/*.go")
+	pattern := "../../cmd/" + command + "/*.go"
+	if _, part := parts()[command]; part {
+		pattern = "../../cmd/tulle-controller/*.go"
+	}
+	files, err := filepath.Glob(pattern)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var all strings.Builder
 	for _, f := range files {
+		of := filepath.Base(f)
+		if part, ok := parts()[command]; ok && of != part && of != "process.go" || !ok && slices.Contains(slices.Collect(maps.Values(parts())), of) {
+			continue
+		}
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)

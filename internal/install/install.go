@@ -102,12 +102,16 @@ func (i *Installer) refuseUnknownKinds(objects []*unstructured.Unstructured) err
 	return nil
 }
 
-// applyAll applies the objects in order. Pods of the proxy can't start before the controllers made the ConfigMap that
-// they mount, and the kubelet tries that again ever more rarely: unless told not to wait, they are made after it.
+// applyAll applies the objects in order. Pods of the proxy can't start before the controllers and tulle-identity made the
+// ConfigMaps that they mount, and the kubelet tries that again ever more rarely: unless told not to wait, they are made
+// after them.
 func (i *Installer) applyAll(ctx context.Context, objects []*unstructured.Unstructured, noWait bool) error {
 	for _, o := range objects {
 		if o.GetKind() == "DaemonSet" && !noWait {
 			if err := i.waitForCA(ctx); err != nil {
+				return err
+			}
+			if err := i.waitForSigners(ctx, objects); err != nil {
 				return err
 			}
 		}

@@ -27,11 +27,15 @@ func working(s *fakeapi.Server) func(resource string, o fakeapi.Object) {
 		case "deployments":
 			setStatus(s, o, `{"replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}`)
 			s.Put(fakeapi.Parse(`{apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-ca, namespace: tulle-system}}`)[0])
-			s.Put(fakeapi.Parse(`{apiVersion: v1, kind: Pod, metadata: {name: c-1, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: controller}}}`)[0])
+			for pod, component := range map[string]string{"c-1": "controller", "d-1": "dns", "i-1": "identity"} {
+				if o["metadata"].(map[string]any)["name"] == "tulle-"+component {
+					s.Put(fakeapi.Parse(fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: %s}}}`, pod, component))[0])
+				}
+			}
 		case "daemonsets":
 			convertAll(s)
 			setStatus(s, o, `{"desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "numberAvailable": 2}`)
-			putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: "ok", Object: "kube-system/coredns"}})
+			putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: "ok", Object: "kube-system/coredns", Writer: "d-1"}})
 		}
 	}
 }
@@ -107,7 +111,7 @@ func TestInstallTwiceChangesNothing(t *testing.T) {
 	if err := i.Install(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"namespace tulle-system created", "controllers available", "proxies ready", "all versions of SMI objects are served", "mesh names resolve (kube-system/coredns)"} {
+	for _, want := range []string{"namespace tulle-system created", "controllers available", "identities are certified", "proxies ready", "all versions of SMI objects are served", "mesh names resolve (kube-system/coredns)"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no line %q in:\n%s", want, out)
 		}
@@ -129,18 +133,49 @@ func TestInstallTwiceChangesNothing(t *testing.T) {
 	}
 }
 
-// The proxies' pods mount what the controllers make, so these come first.
+// The proxies' pods mount what the controllers and tulle-identity make, so these come first.
 func TestProxiesComeAfterTheCA(t *testing.T) {
 	i, s, _ := newInstaller(t)
 	works := s.OnWrite
 	s.OnWrite = func(resource string, o fakeapi.Object) {
-		if resource == "daemonsets" && s.Get("configmaps", "tulle-system", "tulle-ca") == nil {
-			t.Error("the DaemonSet was applied before tulle-ca was there")
+		if resource == "daemonsets" {
+			if s.Get("configmaps", "tulle-system", "tulle-ca") == nil {
+				t.Error("the DaemonSet was applied before tulle-ca was there")
+			}
+			if status, _ := s.Get("deployments", "tulle-system", "tulle-identity")["status"].(map[string]any); fmt.Sprint(status["availableReplicas"]) != "2" {
+				t.Errorf("the DaemonSet was applied before tulle-identity was available: %v", status)
+			}
 		}
 		works(resource, o)
 	}
 	if err := i.Install(t.Context(), Options{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// No proxy is replaced by one of a version that asks tulle-identity before that is there; what is wrong with it is said.
+func TestProxiesWaitForTheSigner(t *testing.T) {
+	i, s, _ := newInstaller(t)
+	i.Timeout = 100 * time.Millisecond
+	works := s.OnWrite
+	s.OnWrite = func(resource string, o fakeapi.Object) {
+		switch {
+		case resource == "daemonsets":
+			t.Error("the DaemonSet was applied")
+		case resource == "deployments" && o["metadata"].(map[string]any)["name"] == "tulle-identity":
+			s.Put(fakeapi.Parse(`{apiVersion: v1, kind: Pod, metadata: {name: i-1, namespace: tulle-system, labels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: identity}}, status: {conditions: [{type: PodScheduled, status: "False", message: Insufficient cpu}]}}`)[0])
+		default:
+			works(resource, o)
+		}
+	}
+	err := i.Install(t.Context(), Options{})
+	if err == nil {
+		t.Fatal("installed")
+	}
+	for _, want := range []string{"tulle-identity not ready after", "0 of 2 are available", "pod i-1 can't be scheduled", "next: "} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
 	}
 }
 
@@ -289,7 +324,7 @@ func TestTimeoutSaysWhyAndWhatNext(t *testing.T) {
 			i.Timeout = 100 * time.Millisecond
 			works := s.OnWrite
 			s.OnWrite = func(resource string, o fakeapi.Object) {
-				if resource != "deployments" {
+				if resource != "deployments" || o["metadata"].(map[string]any)["name"] != "tulle-controller" {
 					works(resource, o)
 				}
 			}
@@ -321,7 +356,7 @@ func TestDNSThatCannotWorkEndsTheWaitAtOnce(t *testing.T) {
 			s.OnWrite = func(resource string, o fakeapi.Object) {
 				works(resource, o)
 				if resource == "daemonsets" {
-					putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: state, Message: "because"}})
+					putStatus(s, status.Leader{Pod: "c-1", DNS: &status.DNS{Mode: "manage", State: state, Message: "because", Writer: "d-1"}})
 				}
 			}
 			err := i.Install(t.Context(), Options{})

@@ -23,8 +23,8 @@ type UninstallOptions struct {
 }
 
 // Uninstall takes the mesh out of the cluster. The order keeps objects and names working: first SMI objects are made
-// independent of the controllers, then these stop (they would put the block back), then the cluster's DNS is restored, then
-// the proxies go and everything else.
+// independent of the controllers, then these stop, and what would put the block back into the cluster's DNS, then that is
+// restored, then the proxies go and everything else.
 func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 	found, err := i.find(ctx)
 	if err != nil {
@@ -55,7 +55,7 @@ func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 	if err := i.releaseObjects(ctx); err != nil {
 		return err
 	}
-	if err := i.stopControllers(ctx); err != nil {
+	if err := i.stopWriters(ctx); err != nil {
 		return err
 	}
 	if err := i.invite(ctx); err != nil {
@@ -105,17 +105,27 @@ func (i *Installer) refuseInUse(ctx context.Context, window time.Duration) error
 	return nil
 }
 
-// stopControllers scales the controllers to none and waits until they are gone.
-func (i *Installer) stopControllers(ctx context.Context) error {
+// stopWriters scales to none whatever writes to the cluster, the cluster's DNS included, and waits until it is gone. With an
+// older version the controllers do all of that.
+func (i *Installer) stopWriters(ctx context.Context) error {
 	patch := []byte(`{"spec":{"replicas":0}}`)
-	_, err := i.Cluster.Kube.AppsV1().Deployments(i.Namespace).Patch(ctx, controllerName, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	if isNotFound(err) {
-		return nil
+	var stopped []string
+	for _, component := range []string{"controller", "dns"} {
+		name := "tulle-" + component
+		_, err := i.Cluster.Kube.AppsV1().Deployments(i.Namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		if err != nil && !isNotFound(err) {
+			return Explain(fmt.Errorf("stop Deployment %s: %w", name, err))
+		}
+		if err == nil {
+			stopped = append(stopped, component)
+		}
 	}
-	if err != nil {
-		return Explain(fmt.Errorf("stop the controllers: %w", err))
+	for _, component := range stopped {
+		if err := i.waitForNoPods(ctx, component); err != nil {
+			return err
+		}
 	}
-	return i.waitForNoPods(ctx, "controller")
+	return nil
 }
 
 func (i *Installer) waitForNoPods(ctx context.Context, component string) error {
@@ -140,7 +150,7 @@ func (i *Installer) removeAll(ctx context.Context, found []Ref) error {
 	if err := i.remove(ctx, first); err != nil {
 		return err
 	}
-	for _, component := range []string{"controller", "proxy"} {
+	for _, component := range []string{"controller", "dns", "identity", "proxy"} {
 		if err := i.waitForNoPods(ctx, component); err != nil {
 			return err
 		}

@@ -39,9 +39,15 @@ const controllersMade = `
 ---
 {apiVersion: v1, kind: Secret, metadata: {name: tulle-traefik-tls, namespace: tulle-system}}
 ---
+{apiVersion: v1, kind: Secret, metadata: {name: tulle-identity-ca, namespace: tulle-system}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-trust, namespace: tulle-system}}
+---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: tulle-dns, namespace: tulle-system}}
 ---
 {apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: tulle-controller, namespace: tulle-system}}
+---
+{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: tulle-dns, namespace: tulle-system}}
 ---
 {apiVersion: v1, kind: Event, metadata: {name: e2, namespace: shop}, source: {component: tulle-controller}}
 `
@@ -55,7 +61,7 @@ func installed(t *testing.T, before string) (*Installer, *fakeapi.Server, *strin
 	s.OnWrite = func(resource string, o fakeapi.Object) {
 		works(resource, o)
 		if spec, _ := o["spec"].(map[string]any); resource == "deployments" && fmt.Sprint(spec["replicas"]) == "0" {
-			s.Remove("pods", "tulle-system", "c-1")
+			s.Remove("pods", "tulle-system", map[string]string{"tulle-controller": "c-1", "tulle-dns": "d-1"}[fmt.Sprint(o["metadata"].(map[string]any)["name"])])
 		}
 	}
 	for _, o := range fakeapi.Parse(before) {
@@ -71,13 +77,14 @@ func installed(t *testing.T, before string) (*Installer, *fakeapi.Server, *strin
 	return i, s, &out
 }
 
-// endProxies stands for the DaemonSet controller: no DaemonSet, no proxies.
+// endProxies stands for the controllers of workloads: no DaemonSet, no proxies, and no Deployment, no tulle-identity.
 func endProxies(i *Installer, s *fakeapi.Server) {
 	i.Poll = time.Millisecond
 	go func() {
 		for range 5000 {
-			if s.Get("daemonsets", "tulle-system", "tulle-proxy") == nil {
+			if s.Get("daemonsets", "tulle-system", "tulle-proxy") == nil && s.Get("deployments", "tulle-system", "tulle-identity") == nil {
 				s.Remove("pods", "tulle-system", "p-1")
+				s.Remove("pods", "tulle-system", "i-1")
 				return
 			}
 			<-time.After(time.Millisecond)
@@ -95,8 +102,8 @@ func TestUninstallLeavesNothing(t *testing.T) {
 				if s.Get("daemonsets", "tulle-system", "tulle-proxy") == nil {
 					t.Error("the proxies went before the cluster's DNS was restored")
 				}
-				if s.Get("pods", "tulle-system", "c-1") != nil {
-					t.Error("the controllers still run and would put the block back")
+				if s.Get("pods", "tulle-system", "c-1") != nil || s.Get("pods", "tulle-system", "d-1") != nil {
+					t.Error("the controllers, or what would put the block back, still run")
 				}
 				order = append(order, "dns")
 				return nil

@@ -13,11 +13,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/tulle-mesh/tulle/internal/kube"
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
 const (
 	controllerName = "tulle-controller"
+	dnsName        = kube.DNSWriter
 	proxyName      = "tulle-proxy"
 	caName         = "tulle-ca"
 
@@ -26,10 +28,16 @@ const (
 
 // waitUntilItWorks waits until controllers and proxies of this version are ready and mesh names resolve.
 func (i *Installer) waitUntilItWorks(ctx context.Context, objects []*unstructured.Unstructured) error {
-	if err := i.wait(ctx, "controllers", i.controllers); err != nil {
+	if err := i.wait(ctx, "controllers", i.deployment(controllerName)); err != nil {
 		return i.diagnose(ctx, "controller", err)
 	}
 	i.say("controllers available")
+	if err := i.waitForSigners(ctx, objects); err != nil {
+		return err
+	}
+	if hasSigners(objects) {
+		i.say("identities are certified")
+	}
 	if err := i.wait(ctx, "proxies", i.proxies); err != nil {
 		return i.diagnose(ctx, "proxy", err)
 	}
@@ -40,11 +48,12 @@ func (i *Installer) waitUntilItWorks(ctx context.Context, objects []*unstructure
 		}
 		i.say("all versions of SMI objects are served")
 	}
-	if slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool {
-		return o.GetName() == controllerName && hasArg(o, "--dns-mode=off")
-	}) {
+	if deploymentOf(objects, dnsName) == nil {
 		i.say("mesh names don't resolve: dns.mode is off")
 		return nil
+	}
+	if err := i.wait(ctx, "what keeps the cluster's DNS", i.deployment(dnsName)); err != nil {
+		return i.diagnose(ctx, "dns", err)
 	}
 	var last *status.DNS
 	err := i.wait(ctx, "DNS", func(ctx context.Context) (string, error) {
@@ -101,19 +110,22 @@ func (i *Installer) wait(ctx context.Context, what string, check func(context.Co
 	}
 }
 
-func (i *Installer) controllers(ctx context.Context) (string, error) {
-	d, err := i.Cluster.Kube.AppsV1().Deployments(i.Namespace).Get(ctx, controllerName, metav1.GetOptions{})
-	if err != nil {
-		return "", err
+// deployment says what is missing until all pods of a Deployment are of this version and available.
+func (i *Installer) deployment(name string) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		d, err := i.Cluster.Kube.AppsV1().Deployments(i.Namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		want, s := int32(1), d.Status
+		if d.Spec.Replicas != nil {
+			want = *d.Spec.Replicas
+		}
+		if s.ObservedGeneration >= d.Generation && s.UpdatedReplicas >= want && s.AvailableReplicas >= want && s.Replicas == s.UpdatedReplicas {
+			return "", nil
+		}
+		return fmt.Sprintf("%d of %d are available, %d of this version", s.AvailableReplicas, want, s.UpdatedReplicas), nil
 	}
-	want, s := int32(1), d.Status
-	if d.Spec.Replicas != nil {
-		want = *d.Spec.Replicas
-	}
-	if s.ObservedGeneration >= d.Generation && s.UpdatedReplicas >= want && s.AvailableReplicas >= want && s.Replicas == s.UpdatedReplicas {
-		return "", nil
-	}
-	return fmt.Sprintf("%d of %d are available, %d of this version", s.AvailableReplicas, want, s.UpdatedReplicas), nil
 }
 
 func (i *Installer) proxies(ctx context.Context) (string, error) {
@@ -152,8 +164,8 @@ func (i *Installer) waitForCA(ctx context.Context) error {
 	return nil
 }
 
-// dns says what is missing until mesh names resolve, as the leading controller reports it. What an earlier leader wrote
-// doesn't count.
+// dns says what is missing until mesh names resolve, as the leading controller passes it on. What an earlier leader wrote
+// doesn't count, nor what pods of an earlier version found.
 func (i *Installer) dns(ctx context.Context) (*status.DNS, string, error) {
 	s, err := ReadStatus(ctx, i.Cluster, i.Namespace)
 	switch {
@@ -162,29 +174,38 @@ func (i *Installer) dns(ctx context.Context) (*status.DNS, string, error) {
 	case s == nil:
 		return nil, "the controllers have not reported yet", nil
 	}
-	leader, err := i.Cluster.Kube.CoreV1().Pods(i.Namespace).Get(ctx, s.Leader.Pod, metav1.GetOptions{})
-	if isNotFound(err) || err == nil && leader.DeletionTimestamp != nil {
-		return nil, "a new controller has not taken the lead yet", nil
-	}
-	if err != nil {
-		return nil, "", err
+	if stays, err := i.stays(ctx, s.Leader.Pod); err != nil || !stays {
+		return nil, "a new controller has not taken the lead yet", err
 	}
 	d := s.Leader.DNS
-	switch {
-	case d == nil:
-		return nil, "the leading controller has not looked at it yet", nil
-	case d.State == "ok", d.State == "print":
+	if d == nil || d.Writer == "" {
+		return nil, "nobody has looked at it yet", nil
+	}
+	if stays, err := i.stays(ctx, d.Writer); err != nil || !stays {
+		return nil, "who looked at it last is gone", err
+	}
+	switch d.State {
+	case "ok", "print":
 		return d, "", nil
-	case d.State == "refused", d.State == "unsupported", d.State == "fighting":
+	case "refused", "unsupported", "fighting":
 		return d, "", WithNext(fmt.Errorf("DNS is %s: %s", d.State, d.Message), "%s", nextForDNS(d, i.Namespace))
 	}
 	return d, cmp.Or(d.Message, d.State), nil
 }
 
+// stays says whether there is such a pod and it is not about to go.
+func (i *Installer) stays(ctx context.Context, pod string) (bool, error) {
+	p, err := i.Cluster.Kube.CoreV1().Pods(i.Namespace).Get(ctx, pod, metav1.GetOptions{})
+	if isNotFound(err) {
+		return false, nil
+	}
+	return err == nil && p.DeletionTimestamp == nil, err
+}
+
 func nextForDNS(d *status.DNS, namespace string) string {
 	switch {
 	case d == nil:
-		return fmt.Sprintf("look at the controllers: kubectl -n %s logs -l app.kubernetes.io/component=controller", namespace)
+		return fmt.Sprintf("look at the logs: kubectl -n %s logs -l 'app.kubernetes.io/component in (controller,dns)'", namespace)
 	case d.State == "unsupported":
 		return "see docs/dns.md for what this kind of DNS needs, or set dns.mode=off"
 	case d.State == "fighting":
@@ -194,7 +215,7 @@ func nextForDNS(d *status.DNS, namespace string) string {
 	case d.State == "reverted", d.State == "unserved":
 		return "look at the logs of the cluster's DNS pods that the message names"
 	case d.State == "refused":
-		return "choose another zone with --set zones={...}, or give the controller access to the ConfigMap with dns.configMaps"
+		return "choose another zone with --set zones={...}, or list the ConfigMap in dns.configMaps"
 	}
 	return "`tulle check` shows the state of DNS; the cluster's DNS pods may need up to two minutes to read a change"
 }
@@ -221,16 +242,6 @@ func ReadStatus(ctx context.Context, c *Cluster, namespace string) (*status.Stat
 // hasWebhooks is true if the API server is to ask the controllers.
 func hasWebhooks(objects []*unstructured.Unstructured) bool {
 	return slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == validationKind })
-}
-
-// hasArg is true if a container of the workload has the argument.
-func hasArg(o *unstructured.Unstructured, arg string) bool {
-	containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
-	return slices.ContainsFunc(containers, func(c any) bool {
-		m, _ := c.(map[string]any)
-		args, _ := m["args"].([]any)
-		return slices.Contains(args, any(arg))
-	})
 }
 
 // podReady is true if the pod is ready and stays.

@@ -18,8 +18,13 @@ import (
 const (
 	// ProxyAccount is the ServiceAccount of the proxies, in the mesh's namespace.
 	ProxyAccount = "tulle-proxy"
-	// Audience is whom proxies' tokens are for.
+	// IdentityAccount is the ServiceAccount of who certifies identities.
+	IdentityAccount = "tulle-identity"
+	// Audience is whom proxies' tokens are for: the controllers.
 	Audience = "tulle"
+	// IdentityAudience is that of the tokens by which proxies ask for certificates. Each of the two sees no token that the
+	// other would take.
+	IdentityAudience = "tulle-identity"
 
 	// The extras of a token that is bound to a pod.
 	podNameExtra  = "authentication.kubernetes.io/pod-name"
@@ -34,14 +39,15 @@ const (
 type Authenticator struct {
 	Client    kubernetes.Interface
 	Namespace string // the mesh's
-	Source    *Source
+	Audience  string // of tokens
+	Pods      Pods
 }
 
 // Authenticate asks the API server about the token, and takes it only from a pod that runs as the proxies'
 // ServiceAccount and exists. Whatever names the peer comes from the token and the pod, nothing from the peer.
 func (a *Authenticator) Authenticate(ctx context.Context, token string) (push.Peer, error) {
 	review, err := a.Client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
-		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{Audience}},
+		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{a.Audience}},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return push.Peer{}, fmt.Errorf("review token: %w", err)
@@ -52,7 +58,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string) (push.Pe
 	case !status.Authenticated:
 		return push.Peer{}, denied("the token is not valid: %s", status.Error)
 	// An API server that knows no audiences lists none: it judged the token for itself.
-	case len(status.Audiences) != 1 || status.Audiences[0] != Audience:
+	case len(status.Audiences) != 1 || status.Audiences[0] != a.Audience:
 		return push.Peer{}, denied("the token is for %q", status.Audiences)
 	case status.User.Username != want:
 		return push.Peer{}, denied("the token is of %s", status.User.Username)
@@ -93,7 +99,8 @@ func extra(s authenticationv1.TokenReviewStatus, key string) string {
 
 // pod returns the pod of a token: from the watch, or, as that may be a moment behind, from the API server.
 func (a *Authenticator) pod(ctx context.Context, name, uid string) (*corev1.Pod, error) {
-	if p, ok := a.Source.pods.mesh.get(a.Namespace, name); ok && string(p.UID) == uid {
+	pods, _ := a.Pods.podLists()
+	if p, ok := pods.mesh.get(a.Namespace, name); ok && string(p.UID) == uid {
 		return p, nil
 	}
 	p, err := a.Client.CoreV1().Pods(a.Namespace).Get(ctx, name, metav1.GetOptions{})
@@ -122,7 +129,8 @@ func (a *Authenticator) Gone(ctx context.Context, peer push.Peer) <-chan struct{
 
 // waitGone returns false if ctx ended first.
 func (a *Authenticator) waitGone(ctx context.Context, peer push.Peer) bool {
-	pods := a.Source.pods.mesh
+	all, _ := a.Pods.podLists()
+	pods := all.mesh
 	late := time.NewTimer(appearance)
 	defer late.Stop()
 	for asked, seen := false, false; ; {

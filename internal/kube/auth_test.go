@@ -37,7 +37,7 @@ func (c *cluster) review(change func(*authenticationv1.TokenReviewStatus)) *Auth
 		}
 		return true, r, nil
 	})
-	return &Authenticator{Client: c.kube, Namespace: "tulle-system", Source: c.source}
+	return &Authenticator{Client: c.kube, Namespace: "tulle-system", Audience: Audience, Pods: c.source}
 }
 
 func TestAuthenticate(t *testing.T) {
@@ -90,6 +90,34 @@ func TestAuthenticate(t *testing.T) {
 	}
 }
 
+// A token for the controllers is worth nothing where identities are certified, and the other way round.
+func TestTokensAreForOneOfTheTwo(t *testing.T) {
+	for _, asked := range []string{Audience, IdentityAudience} {
+		for _, of := range []string{Audience, IdentityAudience} {
+			c := newCluster(t, proxyPod("p1", "n1", "10.0.0.1"))
+			// What an API server says of a token that is for somebody else than who asks.
+			c.kube.PrependReactor("create", "tokenreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
+				create, _ := a.(clienttesting.CreateAction)
+				r, _ := create.GetObject().(*authenticationv1.TokenReview)
+				r = r.DeepCopy()
+				if len(r.Spec.Audiences) != 1 || r.Spec.Audiences[0] != of {
+					r.Status.Error = "invalid audience"
+					return true, r, nil
+				}
+				r.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: []string{of}, User: authenticationv1.UserInfo{
+					Username: "system:serviceaccount:tulle-system:tulle-proxy",
+					Extra:    map[string]authenticationv1.ExtraValue{podNameExtra: {"p1"}, podUIDExtra: {"u"}},
+				}}
+				return true, r, nil
+			})
+			a := &Authenticator{Client: c.kube, Namespace: "tulle-system", Audience: asked, Pods: c.source}
+			if _, err := a.Authenticate(t.Context(), "token"); (err == nil) != (asked == of) || err != nil && !errors.Is(err, push.ErrDenied) {
+				t.Errorf("a token for %s, asked for %s: %v", of, asked, err)
+			}
+		}
+	}
+}
+
 func TestAPodThatTheWatchDoesNotKnowYetIsAskedFor(t *testing.T) {
 	c := newCluster(t, proxyPod("p1", "n1", "10.0.0.1"))
 	a := c.review(nil)
@@ -101,7 +129,7 @@ func TestAPodThatTheWatchDoesNotKnowYetIsAskedFor(t *testing.T) {
 
 func TestAnAPIServerThatFailsDeniesNobody(t *testing.T) {
 	c := newCluster(t)
-	a := &Authenticator{Client: c.kube, Namespace: "tulle-system", Source: c.source}
+	a := &Authenticator{Client: c.kube, Namespace: "tulle-system", Audience: Audience, Pods: c.source}
 	c.kube.PrependReactor("create", "tokenreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewServiceUnavailable("later")
 	})
@@ -137,7 +165,7 @@ func TestGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t, proxyPod("p1", "n1", "10.0.0.1"), proxyPod("p2", "n1", "10.0.0.2"))
 			c.start()
-			a := &Authenticator{Client: c.kube, Namespace: "tulle-system", Source: c.source}
+			a := &Authenticator{Client: c.kube, Namespace: "tulle-system", Audience: Audience, Pods: c.source}
 			gone := a.Gone(t.Context(), peer)
 			if err := c.kube.CoreV1().Pods("tulle-system").Delete(t.Context(), "p2", metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
@@ -167,7 +195,7 @@ func TestGone(t *testing.T) {
 func TestGoneEndsWithItsContext(t *testing.T) {
 	c := newCluster(t, proxyPod("p1", "n1", "10.0.0.1"))
 	c.start()
-	a := &Authenticator{Client: c.kube, Namespace: "tulle-system", Source: c.source}
+	a := &Authenticator{Client: c.kube, Namespace: "tulle-system", Audience: Audience, Pods: c.source}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if a.waitGone(ctx, push.Peer{Namespace: "tulle-system", Pod: "p1", UID: "u"}) {

@@ -58,15 +58,11 @@ func makeCA(ctx context.Context, client kubernetes.Interface, namespace string) 
 	if err != nil {
 		return err
 	}
-	_, err = client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
+	return makeSecret(ctx, client, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: CASecret, Labels: ourLabels()},
 		Type:       corev1.SecretTypeTLS,
 		Data:       map[string][]byte{corev1.TLSCertKey: ca.CertPEM(), corev1.TLSPrivateKeyKey: key},
-	}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	return err
+	})
 }
 
 // publishCA writes the certificate to where proxies read it. One that is not the Secret's belongs to a CA that is lost.
@@ -74,14 +70,14 @@ func publishCA(ctx context.Context, client kubernetes.Interface, namespace strin
 	maps := client.CoreV1().ConfigMaps(namespace)
 	m, err := maps.Get(ctx, CAConfigMap, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		_, err = maps.Create(ctx, &corev1.ConfigMap{
+		err = makeConfigMap(ctx, client, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: CAConfigMap, Labels: ourLabels()},
 			Data:       map[string]string{CAKey: string(cert)},
-		}, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			return publishCA(ctx, client, namespace, cert)
+		})
+		if err != nil {
+			return err
 		}
-		return err
+		m, err = maps.Get(ctx, CAConfigMap, metav1.GetOptions{}) // it may be another replica's
 	}
 	if err != nil || bytes.Equal(bytes.TrimSpace([]byte(m.Data[CAKey])), bytes.TrimSpace(cert)) {
 		return err

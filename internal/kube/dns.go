@@ -77,7 +77,7 @@ func (t DNSTiming) withDefaults() DNSTiming {
 	return t
 }
 
-// DNSManager keeps the stub domain in the cluster's DNS. It runs on the leader only.
+// DNSManager keeps the stub domain in the cluster's DNS. One at a time runs: on the leader of those that may.
 type DNSManager struct {
 	config  DNSConfig
 	kick    chan struct{}
@@ -155,7 +155,7 @@ func (m *DNSManager) Run(ctx context.Context) error {
 	for p := range m.seen {
 		g.Go(func() { m.watch(ctx, p) })
 	}
-	if m.config.Mode == DNSManage {
+	if m.config.Mode == DNSManage && !m.config.NoTrial {
 		if err := m.config.dropTrial(ctx); err != nil {
 			m.config.Log.Warn("what an earlier trial left could not be removed", "err", err)
 		}

@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
@@ -194,13 +193,7 @@ func (a DNSAccess) write(ctx context.Context, was, is dnsObject) error {
 	case is.cm == nil:
 		err = maps.Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &was.cm.ResourceVersion}})
 	case was.cm == nil:
-		// Server-side apply, because then RBAC can allow the creation by name.
-		cm := is.cm.DeepCopy()
-		cm.APIVersion, cm.Kind = "v1", "ConfigMap"
-		var data []byte
-		if data, err = json.Marshal(cm); err == nil {
-			_, err = maps.Patch(ctx, p.Name, types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: dnsFieldManager, Force: new(true)})
-		}
+		err = a.applyConfigMap(ctx, is.cm)
 	default:
 		_, err = maps.Update(ctx, is.cm, metav1.UpdateOptions{FieldManager: dnsFieldManager})
 	}

@@ -78,8 +78,8 @@ func (m *DNSManager) put(ctx context.Context, k *kept) (DNSTarget, time.Duration
 	if m.stopped(k, now) {
 		m.remember(ctx)
 		return k.state.in(DNSFighting, fmt.Sprintf("somebody takes the block out again and again; it was put back %d times within %s and is left out now. "+
-			"Find out who writes %s, or set dns.mode to print. To go on, put the block in by hand, or empty the key %s of ConfigMap %s/%s and restart the controllers",
-			timing.Fights, timing.FightWindow, k.state.Object, recordKey, m.config.Namespace, dnsConfigMap)), timing.Interval
+			"Find out who writes %s, or set dns.mode to print. To go on, put the block in by hand, or empty the key %s of ConfigMap %s/%s and restart Deployment %s",
+			timing.Fights, timing.FightWindow, k.state.Object, recordKey, m.config.Namespace, dnsConfigMap, DNSWriter)), timing.Interval
 	}
 	if h.Bad == m.candidate(k) && now.Before(h.BadAt.Add(timing.Retry)) {
 		return k.state.in(DNSUndone, fmt.Sprintf("the block was taken out again at %s: %s. It is tried again after %s, or when something changes",

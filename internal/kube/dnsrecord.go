@@ -13,11 +13,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tulle-mesh/tulle/internal/status"
 )
 
 const (
-	// dnsConfigMap, in the mesh's namespace, holds what a new leader has to know.
-	dnsConfigMap = "tulle-dns"
+	// dnsConfigMap, in the mesh's namespace, holds what a new leader has to know, and how things stand.
+	dnsConfigMap = status.DNSConfigMap
 	recordKey    = "record"
 )
 
@@ -87,12 +89,14 @@ func (a DNSAccess) setKey(ctx context.Context, key, value string) error {
 	if err != nil {
 		return fmt.Errorf("encode ConfigMap %s: %w", dnsConfigMap, err)
 	}
-	_, err = maps.Patch(ctx, dnsConfigMap, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: dnsFieldManager})
+	options := metav1.PatchOptions{FieldManager: dnsFieldManager}
+	_, err = maps.Patch(ctx, dnsConfigMap, types.MergePatchType, patch, options)
 	if apierrors.IsNotFound(err) {
-		_, err = maps.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: dnsConfigMap, Namespace: a.Namespace, Labels: dnsLabels()},
-			Data:       map[string]string{key: value},
-		}, metav1.CreateOptions{FieldManager: dnsFieldManager})
+		// Empty, as two may do so at once, for keys of their own.
+		err = a.applyConfigMap(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: dnsConfigMap, Namespace: a.Namespace, Labels: dnsLabels("dns")}})
+		if err == nil {
+			_, err = maps.Patch(ctx, dnsConfigMap, types.MergePatchType, patch, options)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write ConfigMap %s/%s: %w", a.Namespace, dnsConfigMap, err)
@@ -100,10 +104,30 @@ func (a DNSAccess) setKey(ctx context.Context, key, value string) error {
 	return nil
 }
 
-func dnsLabels() map[string]string {
-	return map[string]string{
-		"app.kubernetes.io/name": "tulle", "app.kubernetes.io/component": "dns", "app.kubernetes.io/managed-by": "tulle-controller",
+// applyConfigMap makes a ConfigMap by server-side apply, because then RBAC can allow the creation by name.
+func (a DNSAccess) applyConfigMap(ctx context.Context, cm *corev1.ConfigMap) error {
+	cm = cm.DeepCopy()
+	cm.APIVersion, cm.Kind = "v1", "ConfigMap"
+	data, err := json.Marshal(cm)
+	if err == nil {
+		_, err = a.Client.CoreV1().ConfigMaps(cm.Namespace).Patch(ctx, cm.Name, types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: dnsFieldManager, Force: new(true)})
 	}
+	return err
+}
+
+// applyPod makes a pod in the same way.
+func (a DNSAccess) applyPod(ctx context.Context, p *corev1.Pod) error {
+	p = p.DeepCopy()
+	p.APIVersion, p.Kind = "v1", "Pod"
+	data, err := json.Marshal(p)
+	if err == nil {
+		_, err = a.Client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: dnsFieldManager, Force: new(true)})
+	}
+	return err
+}
+
+func dnsLabels(what string) map[string]string {
+	return map[string]string{"app.kubernetes.io/name": "tulle", component: what, "app.kubernetes.io/managed-by": "tulle-controller"}
 }
 
 // hash is short and for telling apart only.

@@ -18,8 +18,8 @@ import (
 	"github.com/tulle-mesh/tulle/internal/corefile"
 )
 
-// DNSRestore takes everything out of the cluster's DNS that the mesh put there. The controllers must not run any more:
-// their leader would put it back.
+// DNSRestore takes everything out of the cluster's DNS that the mesh put there. What keeps it must not run any more: it would
+// put it back.
 type DNSRestore struct {
 	DNSAccess
 	Zones []string

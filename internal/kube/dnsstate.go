@@ -2,6 +2,7 @@ package kube
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -110,13 +111,18 @@ func (s DNSState) Problems() []problem.Problem {
 
 // in returns the target in another phase.
 func (t DNSTarget) in(p DNSPhase, message string) DNSTarget {
-	t.Phase, t.Message = p, message
-	t.Reason = map[DNSPhase]problem.Reason{
-		DNSToPaste: problem.DNSToPaste, DNSNeedsRestart: problem.DNSNeedsRestart, DNSNotServed: problem.DNSNotServed,
-		DNSUndone: problem.DNSUndone, DNSFighting: problem.DNSFighting, DNSRefused: problem.DNSRefused, DNSUnsupported: problem.DNSUnsupported,
-	}[p]
+	t.Phase, t.Message, t.Reason = p, message, phaseReasons()[p]
 	return t
 }
+
+func phaseReasons() map[DNSPhase]problem.Reason {
+	return map[DNSPhase]problem.Reason{
+		DNSToPaste: problem.DNSToPaste, DNSNeedsRestart: problem.DNSNeedsRestart, DNSNotServed: problem.DNSNotServed,
+		DNSUndone: problem.DNSUndone, DNSFighting: problem.DNSFighting, DNSRefused: problem.DNSRefused, DNSUnsupported: problem.DNSUnsupported,
+	}
+}
+
+func dnsReasons() []problem.Reason { return slices.Collect(maps.Values(phaseReasons())) }
 
 // refused says why nothing can be put there.
 func (t DNSTarget) refused(err error) DNSTarget {

@@ -152,10 +152,10 @@ func (m *DNSManager) runTrial(ctx context.Context, k *kept, o dnsObject, withBlo
 		return &inconclusiveError{err.Error()}
 	}
 	core := m.config.Client.CoreV1()
-	if _, err := core.ConfigMaps(cm.Namespace).Create(ctx, cm, metav1.CreateOptions{FieldManager: dnsFieldManager}); err != nil {
+	if err := m.config.applyConfigMap(ctx, cm); err != nil {
 		return &inconclusiveError{fmt.Sprintf("create ConfigMap %s: %v", trialName, err)}
 	}
-	if _, err := core.Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{FieldManager: dnsFieldManager}); err != nil {
+	if err := m.config.applyPod(ctx, pod); err != nil {
 		return &inconclusiveError{fmt.Sprintf("create Pod %s: %v", trialName, err)}
 	}
 	t := trial{started: time.Now()}

@@ -46,6 +46,7 @@ func TestTrialPod(t *testing.T) {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: v, MountPath: "/" + v})
 	}
 	c.Env = []corev1.EnvVar{
+		{Name: "A", Value: "0"},
 		{Name: "A", Value: "1"},
 		{Name: "IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}},
 		{Name: "KEY", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{Key: "k"}}},
@@ -74,6 +75,9 @@ func TestTrialPod(t *testing.T) {
 	if p.HostNetwork || p.ServiceAccountName != "default" || p.PriorityClassName != "" || p.RestartPolicy != corev1.RestartPolicyNever || *p.ActiveDeadlineSeconds == 0 {
 		t.Errorf("pod: %+v", p)
 	}
+	if pod.Labels[component] != "dns-trial" {
+		t.Errorf("it is taken for another component: %v", pod.Labels)
+	}
 	if len(p.Volumes) != 2 || len(p.Containers) != 1 || p.Volumes[0].ConfigMap.Name != trialName || p.Volumes[1].EmptyDir == nil {
 		t.Fatalf("volumes: %+v", p.Volumes)
 	}
@@ -81,7 +85,7 @@ func TestTrialPod(t *testing.T) {
 		t.Errorf("files: %+v", items)
 	}
 	got := p.Containers[0]
-	if got.Image != c.Image || len(got.VolumeMounts) != 2 || len(got.Env) != 2 || got.SecurityContext.Privileged != nil || *got.SecurityContext.AllowPrivilegeEscalation {
+	if got.Image != c.Image || len(got.VolumeMounts) != 2 || len(got.Env) != 2 || got.Env[0].Value != "1" || got.SecurityContext.Privileged != nil || *got.SecurityContext.AllowPrivilegeEscalation {
 		t.Errorf("container: %+v", got)
 	}
 	nodes := p.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms

@@ -20,7 +20,7 @@ const trialLifetime = 180
 // privileges, and the ConfigMap with what it mounts. It fits PodSecurity "restricted".
 func (m *DNSManager) trialObjects(ctx context.Context, k *kept, o dnsObject) (*corev1.ConfigMap, *corev1.Pod, error) {
 	spec, c := &k.target.Workload.Spec, k.container()
-	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: m.config.Namespace, Name: trialName, Labels: dnsLabels()}, Data: map[string]string{}}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: m.config.Namespace, Name: trialName, Labels: dnsLabels("dns-trial")}, Data: map[string]string{}}
 	pod := &corev1.Pod{ObjectMeta: *cm.ObjectMeta.DeepCopy()}
 	var mounts []corev1.VolumeMount
 	for _, mount := range c.VolumeMounts {
@@ -159,11 +159,13 @@ func fillTrial(out, spec *corev1.PodSpec, c *corev1.Container, mounts []corev1.V
 	}}
 }
 
-// harmless keeps the variables that name no Secret or ConfigMap of the other namespace.
+// harmless keeps the variables that name no Secret or ConfigMap of the other namespace, each once: the last one counts, and
+// server-side apply takes no more.
 func harmless(env []corev1.EnvVar) []corev1.EnvVar {
 	var out []corev1.EnvVar
 	for _, e := range env {
 		if e.ValueFrom == nil || e.ValueFrom.FieldRef != nil {
+			out = slices.DeleteFunc(out, func(o corev1.EnvVar) bool { return o.Name == e.Name })
 			out = append(out, e)
 		}
 	}

@@ -95,6 +95,24 @@ func TestALeaderThatIsKilledIsFollowedWithin20Seconds(t *testing.T) {
 	})
 }
 
+// What runs under a Lease of its own is led apart from the controllers.
+func TestEveryLeaseHasItsOwnLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		first := stand(t, client, "c-1")
+		<-first.leads
+		over := errors.New("over")
+		e := Elector{Client: client, Namespace: "tulle-system", Pod: "d-1", Name: DNSWriter, Log: slog.New(slog.DiscardHandler)}
+		if err := e.Run(t.Context(), func(context.Context) error { return over }); !errors.Is(err, over) {
+			t.Errorf("got %v", err)
+		}
+		first.stop()
+		if err := <-first.done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAnErrorOfTheLeadEndsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")

@@ -8,24 +8,27 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/push"
 )
 
 // Identities is a push.Identities over a cluster. All fields but the cache are required.
 type Identities struct {
-	Source    *Source
+	Pods      Pods
 	Authority *identity.Authority
 
 	mu      sync.Mutex
-	version uint64          // of the Source, of which runs is
+	version uint64          // of the Pods, of which runs is
 	runs    map[string]bool // "node/namespace/account" of the pods that exist
 }
 
 // Sign implements push.Identities: an identity is certified to the proxy of a node on which a pod of it runs. Pods on the
 // host's network have none, for whoever else is on that network could use it.
 func (i *Identities) Sign(_ context.Context, peer push.Peer, namespace, account string, csr []byte) ([][]byte, error) {
-	if p, ok := i.Source.pods.mesh.get(peer.Namespace, peer.Pod); !ok || string(p.UID) != peer.UID || podEnded(p) || p.Spec.NodeName != peer.Node {
+	pods, _ := i.Pods.podLists()
+	if p, ok := pods.mesh.get(peer.Namespace, peer.Pod); !ok || string(p.UID) != peer.UID || podEnded(p) || p.Spec.NodeName != peer.Node {
 		// The watch may be a moment behind with a new pod, but never certify on that chance.
 		return nil, fmt.Errorf("proxy %s is not known to run on %s", peer.Pod, peer.Node)
 	}
@@ -42,16 +45,15 @@ func (i *Identities) Sign(_ context.Context, peer push.Peer, namespace, account 
 func (i *Identities) runsOn(node, namespace, account string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	// Read before the pods: they may be newer than it says, never older.
-	if v := i.Source.version.Load() + 1; v != i.version {
-		i.version, i.runs = v, i.census()
+	if pods, v := i.Pods.podLists(); v != i.version {
+		i.version, i.runs = v, census(pods.all())
 	}
 	return i.runs[place(node, namespace, account)]
 }
 
-func (i *Identities) census() map[string]bool {
+func census(pods []*corev1.Pod) map[string]bool {
 	runs := map[string]bool{}
-	for _, p := range i.Source.pods.all() {
+	for _, p := range pods {
 		if p.Spec.NodeName != "" && !p.Spec.HostNetwork && !podEnded(p) {
 			runs[place(p.Spec.NodeName, p.Namespace, cmp.Or(p.Spec.ServiceAccountName, "default"))] = true
 		}

@@ -59,8 +59,8 @@ func (r *Recorder) write(ctx context.Context, p patch) error {
 	maps := r.Client.CoreV1().ConfigMaps(r.Namespace)
 	_, err = maps.Patch(ctx, status.ConfigMap, types.MergePatchType, body, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
-		_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: status.ConfigMap, Labels: ourLabels()}}, metav1.CreateOptions{})
-		if err == nil || apierrors.IsAlreadyExists(err) {
+		err = makeConfigMap(ctx, r.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: status.ConfigMap, Labels: ourLabels()}})
+		if err == nil {
 			_, err = maps.Patch(ctx, status.ConfigMap, types.MergePatchType, body, metav1.PatchOptions{})
 		}
 	}

@@ -26,13 +26,15 @@ import (
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
-// SourceConfig is what a Source needs. All but Patience is required.
+// SourceConfig is what a Source needs. All but Trust and Patience is required.
 type SourceConfig struct {
 	Client    kubernetes.Interface
 	Dynamic   dynamic.Interface
 	Namespace string // the mesh's
 	Pod       string // this controller's
 	Log       *slog.Logger
+	// Trust says that the mesh has a CA of identities of its own, which writes down whom to trust.
+	Trust bool
 	// Patience is how long to wait for an SMI kind that is served and cannot be read, before the first snapshot: a
 	// config without the splits that exist would move traffic. Default 30 s.
 	Patience time.Duration
@@ -47,17 +49,20 @@ type Source struct {
 	watchers []*watcher
 	synced   []func() bool // of the kinds that must be read
 
-	services   split[*corev1.Service]
-	endpoints  split[*discoveryv1.EndpointSlice]
-	pods       split[*corev1.Pod]
-	nodes      *list[*corev1.Node]
-	namespaces *list[*corev1.Namespace]
-	accounts   *list[*corev1.ServiceAccount]
-	cidrs      *list[*networkingv1.ServiceCIDR]
-	policies   *list[*networkingv1.NetworkPolicy]
-	owners     []*list[ownerOf] // Deployments, StatefulSets, DaemonSets
-	state      *list[stateMap]
-	smi        []*smiWatch
+	services    split[*corev1.Service]
+	endpoints   split[*discoveryv1.EndpointSlice]
+	pods        split[*corev1.Pod]
+	nodes       *list[*corev1.Node]
+	namespaces  *list[*corev1.Namespace]
+	accounts    *list[*corev1.ServiceAccount]
+	cidrs       *list[*networkingv1.ServiceCIDR]
+	policies    *list[*networkingv1.NetworkPolicy]
+	owners      []*list[ownerOf] // Deployments, StatefulSets, DaemonSets
+	deployments *list[ownerOf]   // of owners
+	state       *list[stateMap]
+	dns         *list[dnsMap]
+	smi         []*smiWatch
+	trust       atomic.Pointer[TrustState]
 }
 
 // NewSource makes a Source; Run starts it.
@@ -77,6 +82,7 @@ func NewSource(c SourceConfig) *Source {
 	s.cidrs = &list[*networkingv1.ServiceCIDR]{keep: keepServiceCIDR, same: equal[*networkingv1.ServiceCIDR], changed: s.renew}
 	s.policies = &list[*networkingv1.NetworkPolicy]{keep: keepPolicy, same: samePolicy, changed: s.signal}
 	s.state = &list[stateMap]{keep: keepState, same: stateMap.same, changed: s.signal}
+	s.dns = &list[dnsMap]{keep: keepDNSReport, same: dnsMap.same, changed: s.signal}
 
 	add(s, newWatcher("services", c.Client, core.Services(""), "", &corev1.Service{}, s.services), s.services.isSynced)
 	add(s, newWatcher("endpointslices", c.Client, c.Client.DiscoveryV1().EndpointSlices(""), "", &discoveryv1.EndpointSlice{}, s.endpoints), s.endpoints.isSynced)
@@ -85,12 +91,18 @@ func NewSource(c SourceConfig) *Source {
 	add(s, newWatcher("namespaces", c.Client, core.Namespaces(), "", &corev1.Namespace{}, s.namespaces), s.namespaces.isSynced)
 	add(s, newWatcher("serviceaccounts", c.Client, core.ServiceAccounts(""), "", &corev1.ServiceAccount{}, s.accounts), s.accounts.isSynced)
 	add(s, newWatcher("configmap "+status.ConfigMap, c.Client, core.ConfigMaps(n), "metadata.name="+status.ConfigMap, &corev1.ConfigMap{}, s.state), s.state.isSynced)
+	if c.Trust {
+		trust := &list[*corev1.ConfigMap]{keep: keepTrust(&s.trust, c.Log), same: equal[*corev1.ConfigMap], changed: s.signal}
+		add(s, newWatcher("configmap "+TrustConfigMap, c.Client, core.ConfigMaps(n), "metadata.name="+TrustConfigMap, &corev1.ConfigMap{}, trust), trust.isSynced)
+	}
+	// No config is made of it, so that none waits for it.
+	add(s, newWatcher("configmap "+status.DNSConfigMap, c.Client, core.ConfigMaps(n), "metadata.name="+status.DNSConfigMap, &corev1.ConfigMap{}, s.dns), func() bool { return true })
 	cidrs := newWatcher("servicecidrs", c.Client, c.Client.NetworkingV1().ServiceCIDRs(), "", &networkingv1.ServiceCIDR{}, s.cidrs)
 	cidrs.optional = true
 	add(s, cidrs, func() bool { absent, _ := cidrs.state(); return absent || s.cidrs.isSynced() })
 	add(s, newWatcher("networkpolicies", c.Client, c.Client.NetworkingV1().NetworkPolicies(""), "", &networkingv1.NetworkPolicy{}, s.policies), s.policies.isSynced)
 	apps := c.Client.AppsV1()
-	addOwners(s, "deployments", apps.Deployments(""), &appsv1.Deployment{})
+	s.deployments = addOwners(s, "deployments", apps.Deployments(""), &appsv1.Deployment{})
 	addOwners(s, "statefulsets", apps.StatefulSets(""), &appsv1.StatefulSet{})
 	addOwners(s, "daemonsets", apps.DaemonSets(""), &appsv1.DaemonSet{})
 	for _, k := range smiKinds() {
@@ -104,10 +116,11 @@ func add(s *Source, w *watcher, synced func() bool) {
 }
 
 // addOwners watches a kind of what makes pods.
-func addOwners[L runtime.Object](s *Source, name string, r listable[L], expected any) {
+func addOwners[L runtime.Object](s *Source, name string, r listable[L], expected any) *list[ownerOf] {
 	owners := &list[ownerOf]{keep: keepOwner, same: func(a, b ownerOf) bool { return equal(a.Selector, b.Selector) }, changed: s.signal}
 	s.owners = append(s.owners, owners)
 	add(s, newWatcher(name, s.config.Client, r, "", expected, owners), owners.isSynced)
+	return owners
 }
 
 // splitOf makes a split: what of the mesh's own namespace is kept, and then what of all others.

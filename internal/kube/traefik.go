@@ -31,12 +31,12 @@ func EnsureTraefikClient(ctx context.Context, client kubernetes.Interface, names
 		if makeErr != nil {
 			return nil, makeErr
 		}
-		_, err = secrets.Create(ctx, &corev1.Secret{
+		err = makeSecret(ctx, client, &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: TraefikSecret, Labels: ourLabels()},
 			Type:       corev1.SecretTypeTLS,
 			Data:       map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key},
-		}, metav1.CreateOptions{})
-		if err == nil || apierrors.IsAlreadyExists(err) {
+		})
+		if err == nil {
 			s, err = secrets.Get(ctx, TraefikSecret, metav1.GetOptions{})
 		}
 	}

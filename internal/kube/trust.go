@@ -25,7 +25,8 @@ const (
 	TrustConfigMap = "tulle-trust"
 
 	rootRecordKey = "record.json"
-	rootsKey      = "ca.crt" // of the Secret, as cert-manager writes it, and of the ConfigMap
+	rootsKey      = "ca.crt"  // of the Secret, as cert-manager writes it, and of the ConfigMap, where proxies read it
+	endsKey       = "ca-ends" // of the ConfigMap: when the CA in the Secret ends
 
 	// The CA before the one in use, in a Secret of ours: replicas that start go on with it until the new root has spread.
 	previousCert, previousKey, previousRoots = "previous.crt", "previous.key", "previous-ca.crt"
@@ -64,7 +65,7 @@ func NewTrust(c TrustConfig) *Trust {
 	return &Trust{config: c, own: own}
 }
 
-// Bundle is what proxies get; nil before the first Ensure that succeeded.
+// Bundle is what is trusted; nil before the first Ensure that succeeded.
 func (t *Trust) Bundle() *configv1.TrustBundle {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -125,7 +126,7 @@ func (t *Trust) secret(ctx context.Context, now time.Time) (*corev1.Secret, erro
 		if s, err = t.fresh(nil, now); err != nil {
 			return nil, err
 		}
-		if _, err = secrets.Create(ctx, s, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		if err = makeSecret(ctx, t.config.Client, s); err != nil {
 			return nil, err
 		}
 		return secrets.Get(ctx, t.config.Secret, metav1.GetOptions{})
@@ -212,24 +213,27 @@ func (t *Trust) try(ctx context.Context, issuer *identity.Issuer, now time.Time)
 	if len(next) == 0 {
 		return nil, errors.New("the CA has ended")
 	}
-	if !missing && next.Equal(stored) && m.Data[rootsKey] == string(next.PEM()) {
+	ends := issuer.NotAfter().UTC().Format(time.RFC3339)
+	if !missing && next.Equal(stored) && m.Data[rootsKey] == string(next.PEM()) && m.Data[endsKey] == ends {
 		return next, nil
 	}
 	text, err := next.Encode()
 	if err != nil {
 		return nil, err
 	}
-	data := map[string]string{rootRecordKey: string(text), rootsKey: string(next.PEM())}
+	data := map[string]string{rootRecordKey: string(text), rootsKey: string(next.PEM()), endsKey: ends}
 	if missing {
-		_, err = maps.Create(ctx, &corev1.ConfigMap{
+		err = makeConfigMap(ctx, t.config.Client, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: t.config.Namespace, Name: TrustConfigMap, Labels: ourLabels()}, Data: data,
-		}, metav1.CreateOptions{})
-	} else {
-		m = m.DeepCopy()
-		m.Data = data
-		_, err = maps.Update(ctx, m, metav1.UpdateOptions{})
+		})
+		if err == nil {
+			err = errRaced // maybe
+		}
+		return nil, err
 	}
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+	m = m.DeepCopy()
+	m.Data = data
+	if _, err = maps.Update(ctx, m, metav1.UpdateOptions{}); apierrors.IsConflict(err) {
 		return nil, errRaced
 	}
 	return next, err

@@ -1,15 +1,19 @@
 package kube
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"sync"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tulle-mesh/tulle/internal/controller"
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -221,9 +225,50 @@ func TestIdentitiesAreThoseOfTheNode(t *testing.T) {
 	c := newCluster(t, proxyPod("p1", "n1", "10.0.0.1"), proxyPod("p2", "n2", "10.0.0.2"), host, ended,
 		at("web", "n1", "10.0.0.7"), at("admin", "n2", "10.0.0.6"))
 	c.start()
+	t.Run("by all that there is", func(t *testing.T) { identitiesOfTheNode(t, c, c.source) })
+	if _, err := c.kube.CoreV1().Pods("shop").Create(t.Context(), at("web", "n1", "10.0.0.7"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("by pods alone", func(t *testing.T) { identitiesOfTheNode(t, c, startPods(t, c.kube)) })
+}
+
+// startPods runs a PodSource until it knows all pods.
+func startPods(t *testing.T, client kubernetes.Interface) *PodSource {
+	t.Helper()
+	s := NewPodSource(client, "tulle-system")
+	if s.Waiting() == nil {
+		t.Error("nothing was read, and nothing is waited for")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	until(t, "the pods are known", func() bool { return s.Waiting() == nil })
+	return s
+}
+
+// until waits until something holds.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for tick := time.NewTicker(5 * time.Millisecond); !ok(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func identitiesOfTheNode(t *testing.T, c *cluster, pods Pods) {
 	trust := newTrust(t, fake.NewClientset())
 	ensure(t, trust, true)
-	ids := &Identities{Source: c.source, Authority: trust.config.Authority}
+	ids := &Identities{Pods: pods, Authority: trust.config.Authority}
 	peer := push.Peer{Namespace: "tulle-system", Pod: "p1", UID: "u", Node: "n1"}
 	_, csr, err := identity.NewRequest()
 	if err != nil {
@@ -261,8 +306,85 @@ func TestIdentitiesAreThoseOfTheNode(t *testing.T) {
 	if err := c.kube.CoreV1().Pods("shop").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	c.eventually("the identity is gone", func(controller.Snapshot) bool {
+	until(t, "the identity is gone", func() bool {
 		_, err := ids.Sign(t.Context(), peer, "shop", "web", csr)
 		return errors.Is(err, push.ErrDenied)
 	})
+}
+
+// The controllers know whom to trust by what the CA wrote down alone, and go on with it when that is lost.
+func TestWhatTheCAWroteReachesTheControllers(t *testing.T) {
+	c := newCluster(t)
+	config := c.source.config
+	config.Trust = true
+	c.source = NewSource(config)
+	c.start()
+	if b := c.source.Trust().Bundle("cluster.local"); b != nil {
+		t.Errorf("before there is a CA: %v", b)
+	}
+	trust := newTrust(t, c.kube)
+	ensure(t, trust, true)
+	c.eventually("the bundle", func(controller.Snapshot) bool {
+		return proto.Equal(c.source.Trust().Bundle("cluster.local"), trust.Bundle())
+	})
+	if left := time.Until(c.source.Trust().Ends); left < 364*24*time.Hour || left > 366*24*time.Hour {
+		t.Errorf("the CA ends in %v", left)
+	}
+	for _, a := range c.kube.Actions() {
+		if a.GetResource().Resource == "configmaps" && a.GetVerb() == "watch" {
+			watch, _ := a.(clienttesting.WatchAction)
+			if _, one := watch.GetWatchRestrictions().Fields.RequiresExactMatch("metadata.name"); !one {
+				t.Error("all ConfigMaps are watched")
+			}
+		}
+	}
+	maps := c.kube.CoreV1().ConfigMaps("tulle-system")
+	m, err := maps.Get(t.Context(), TrustConfigMap, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Data[rootRecordKey] = "{"
+	if _, err := maps.Update(t.Context(), m, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := maps.Delete(t.Context(), TrustConfigMap, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	old := trust.Bundle()
+	if err := c.kube.CoreV1().Secrets("tulle-system").Delete(t.Context(), IdentitySecret, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if !proto.Equal(c.source.Trust().Bundle("cluster.local"), old) {
+		t.Error("the bundle is gone with its record")
+	}
+	ensure(t, trust, true)
+	c.eventually("the next bundle", func(controller.Snapshot) bool { return len(c.source.Trust().Roots) == 2 })
+}
+
+// A version that kept the CA in the controllers wrote the record without the CA's end.
+func TestRecordOfAnOlderVersion(t *testing.T) {
+	client := fake.NewClientset()
+	ensure(t, newTrust(t, client), true)
+	maps := client.CoreV1().ConfigMaps("tulle-system")
+	m, err := maps.Get(t.Context(), TrustConfigMap, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := m.Data[endsKey]
+	delete(m.Data, endsKey)
+	old, err := readTrust(m)
+	if err != nil || len(old.Roots) != 1 || !old.Ends.IsZero() {
+		t.Errorf("read as %+v, %v", old, err)
+	}
+	if _, err := maps.Update(t.Context(), m, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	next := newTrust(t, client)
+	ensure(t, next, true)
+	if len(next.Bundle().GetRoots()) != 1 || string(next.Bundle().GetRoots()[0]) != string(old.Roots[0]) {
+		t.Error("the root is another one")
+	}
+	if m, err = maps.Get(t.Context(), TrustConfigMap, metav1.GetOptions{}); err != nil || m.Data[endsKey] != end || end == "" {
+		t.Errorf("the end is %q, was %q: %v", m.Data[endsKey], end, err)
+	}
 }

@@ -27,7 +27,11 @@ func (c *Client) connect(ctx context.Context) (answered bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("read token: %w", err)
 	}
-	conn, err := dial(c.config.Addr, c.config.ServerName, c.config.CAFile, bearer(strings.TrimSpace(string(token))))
+	config, err := byCA(c.config.CAFile, c.config.ServerName)
+	if err != nil {
+		return false, err
+	}
+	conn, err := dial(c.config.Addr, config, bearer(strings.TrimSpace(string(token))))
 	if err != nil {
 		return false, err
 	}
@@ -43,9 +47,9 @@ func (c *Client) connect(ctx context.Context) (answered bool, err error) {
 	return f.answered, nil
 }
 
-// dial makes a connection, with the CA and token of this moment. The controller must show a certificate of that CA for
-// the name; there is no way around it.
-func dial(addr, serverName, caFile string, token credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
+// byCA is whom a proxy takes for a controller: who shows a certificate for the name by the CA of this moment. There is no
+// way around it.
+func byCA(caFile, serverName string) (*tls.Config, error) {
 	pem, err := os.ReadFile(caFile)
 	if err != nil {
 		return nil, fmt.Errorf("read CA: %w", err)
@@ -54,10 +58,13 @@ func dial(addr, serverName, caFile string, token credentials.PerRPCCredentials) 
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("read CA: no certificate in %s", caFile)
 	}
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: serverName}, nil
+}
+
+// dial makes a connection, with the token of this moment.
+func dial(addr string, config *tls.Config, token credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+addr,
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-			MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: serverName,
-		})),
+		grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithPerRPCCredentials(token),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)

@@ -10,7 +10,6 @@ import (
 // counts are what a Server counts over its life.
 type counts struct {
 	denied, nacks, resources, removals atomic.Uint64
-	signed, unsigned                   atomic.Uint64
 	published                          atomic.Int64 // when the config last changed, Unix nanoseconds
 }
 
@@ -37,7 +36,6 @@ func (s *Server) metrics(now time.Time) []metric {
 	}
 	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
 	is := func(n int) func() float64 { return func() float64 { return float64(n) } }
-	of := func(n *atomic.Uint64) func() float64 { return func() float64 { return float64(n.Load()) } }
 	return []metric{
 		{"tulle_controller_connected_proxies", "Config streams of proxies to this replica.", gauge, is(connected)},
 		{"tulle_controller_current_proxies", "Config streams whose proxy has confirmed the current config.", gauge, is(current)},
@@ -49,8 +47,6 @@ func (s *Server) metrics(now time.Time) []metric {
 		},
 		{"tulle_controller_push_nacks_total", "Responses that a proxy refused in part or as a whole.", counter, of(&s.counts.nacks)},
 		{"tulle_controller_push_denied_total", "Streams and requests that were refused.", counter, of(&s.counts.denied)},
-		{"tulle_controller_identities_signed_total", "Certificates of identities that proxies were given.", counter, of(&s.counts.signed)},
-		{"tulle_controller_identities_denied_total", "Certificates that proxies asked for and may not have.", counter, of(&s.counts.unsigned)},
 		{"tulle_controller_push_resources_total", "Resources sent to proxies.", counter, of(&s.counts.resources)},
 		{"tulle_controller_push_removals_total", "Removals sent to proxies.", counter, of(&s.counts.removals)},
 	}
@@ -60,8 +56,12 @@ func (s *Server) metrics(now time.Time) []metric {
 func (s *Server) Describe(descs chan<- *prometheus.Desc) { prometheus.DescribeByCollect(s, descs) }
 
 // Collect makes the Server a prometheus.Collector.
-func (s *Server) Collect(out chan<- prometheus.Metric) {
-	for _, m := range s.metrics(time.Now()) {
+func (s *Server) Collect(out chan<- prometheus.Metric) { collect(out, s.metrics(time.Now())) }
+
+func of(n *atomic.Uint64) func() float64 { return func() float64 { return float64(n.Load()) } }
+
+func collect(out chan<- prometheus.Metric, all []metric) {
+	for _, m := range all {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(m.name, m.help, nil, nil), m.kind, m.value())
 	}
 }

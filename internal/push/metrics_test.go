@@ -37,9 +37,8 @@ func TestMetrics(t *testing.T) {
 	}
 	delete(got, "tulle_controller_config_changed_timestamp_seconds")
 	if diff := cmp.Diff(map[string]float64{
-		"tulle_controller_connected_proxies":       1,
-		"tulle_controller_current_proxies":         1,
-		"tulle_controller_identities_denied_total": 0, "tulle_controller_identities_signed_total": 0,
+		"tulle_controller_connected_proxies":    1,
+		"tulle_controller_current_proxies":      1,
 		"tulle_controller_push_denied_total":    1,
 		"tulle_controller_push_nacks_total":     1,
 		"tulle_controller_push_removals_total":  0,

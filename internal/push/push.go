@@ -5,6 +5,9 @@
 // pod. Versions are content hashes, so a proxy resumes at any replica and gets only what changed. What a proxy refuses
 // is reported and does not hold up the rest. docs/design/push.md says why it is built this way.
 //
+// Certificates of identities are asked for by calls of their own, of an IdentityServer, which is another process than the
+// Servers: what makes config must not be able to certify anybody.
+//
 // The Server owns two goroutines per stream and a Client the ones that its Run starts; all end before Serve or Run
 // return.
 package push

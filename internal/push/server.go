@@ -3,8 +3,6 @@ package push
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -12,9 +10,6 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 )
@@ -24,22 +19,18 @@ const (
 	maxRequest = 16 << 20
 	// streamsPerPeer is two, so that a proxy whose connection hangs half-open gets its new one served.
 	streamsPerPeer = 2
-	// authenticating bounds how many tokens are judged at once.
-	authenticating = 32
 	// admitting bounds how many streams are brought up to date at once when all proxies come back together: each says
 	// what it has, or takes everything, which is megabytes. A proxy that is slow at that gives its place up.
 	admitting     = 16
 	admissionTime = 5 * time.Second
 )
 
-// ServerConfig is what a Server needs. All but Identities, Retry and ReauthenticateAfter is required.
+// ServerConfig is what a Server needs. All but Retry and ReauthenticateAfter is required.
 type ServerConfig struct {
 	// Certificate returns the certificate to show, see identity.Serving.
 	Certificate   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	Authenticator Authenticator
 	Log           *slog.Logger
-	// Identities certifies identities; nil = nobody does.
-	Identities Identities
 	// Retry is the first wait until a refused resource is offered again unchanged; 0 = 10 s.
 	Retry time.Duration
 	// ReauthenticateAfter ends connections so that proxies come back with a fresh token, and spread over the replicas
@@ -53,13 +44,12 @@ type Server struct {
 
 	config  ServerConfig
 	streams streams
-	auth    chan struct{} // a place for each authentication under way
+	judge   judge
 	admits  chan struct{} // a place for each stream that is being brought up to date
 	changed chan struct{} // capacity one
 	stop    chan struct{} // closed when Serve ends
 	workers sync.WaitGroup
 	counts  counts
-	tokens  tokens
 
 	publishing sync.Mutex // guards making the next snapshot
 	maker      maker
@@ -75,8 +65,8 @@ func NewServer(config ServerConfig) *Server {
 		config.ReauthenticateAfter = time.Hour
 	}
 	return &Server{
-		config: config, streams: streams{m: map[*stream]struct{}{}}, tokens: tokens{m: map[string]judgement{}},
-		auth: make(chan struct{}, authenticating), admits: make(chan struct{}, admitting), changed: make(chan struct{}, 1), stop: make(chan struct{}),
+		config: config, streams: streams{m: map[*stream]struct{}{}}, judge: newJudge(config.Authenticator),
+		admits: make(chan struct{}, admitting), changed: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 }
 
@@ -102,38 +92,10 @@ func (s *Server) Publish(common []configv1.Resource, perProxy map[string][]confi
 
 // Serve accepts proxies on l until ctx ends, and returns when all streams have ended. It is called once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	g := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(&tls.Config{
-			MinVersion: tls.VersionTLS13, GetCertificate: s.config.Certificate,
-		})),
-		grpc.MaxRecvMsgSize(maxRequest),
-		grpc.MaxConcurrentStreams(4*streamsPerPeer),
-		grpc.ConnectionTimeout(10*time.Second),
-		grpc.WaitForHandlers(true),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute,
-			MaxConnectionAge: s.config.ReauthenticateAfter, MaxConnectionAgeGrace: time.Second,
-		}),
-	)
+	g := newGRPC(s.config.Certificate, s.config.ReauthenticateAfter)
 	discovery.RegisterAggregatedDiscoveryServiceServer(g, s)
-	g.RegisterService(identityService(), s)
-	served := make(chan error, 1)
-	go func() { served <- g.Serve(l) }()
-
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-served:
-		err = fmt.Errorf("serve config on %s: %w", l.Addr(), err)
-	}
-	close(s.stop)
-	g.Stop()
-	s.workers.Wait()
-	if errors.Is(err, grpc.ErrServerStopped) {
-		return nil
-	}
-	return err
+	defer s.workers.Wait()
+	return serveGRPC(ctx, g, l, func() { close(s.stop) })
 }
 
 // Changed signals, with capacity one, that a proxy came or went or that what a proxy refuses changed.

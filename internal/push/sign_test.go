@@ -2,12 +2,14 @@ package push
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,12 +56,51 @@ func newCensus(t *testing.T, life time.Duration) (*census, identity.TrustDomain)
 	return &census{authority: a, runs: map[string][]string{"node-a": {"web"}, "node-b": {"admin"}}}, td
 }
 
+// signing is an IdentityServer that listens.
+type signing struct {
+	*IdentityServer
+	addr string
+	pods *pods
+	stop func()
+}
+
+// certify starts an IdentityServer; it is stopped when the test ends.
+func certify(t *testing.T, ca *identity.CA, c Identities) *signing {
+	t.Helper()
+	s := &signing{pods: &pods{}}
+	s.IdentityServer = NewIdentityServer(IdentityServerConfig{
+		Certificate: identity.NewServing(ca, serverName).GetCertificate, Authenticator: s.pods, Identities: c, Log: slog.New(slog.DiscardHandler),
+	})
+	s.listen(t, "127.0.0.1:0")
+	return s
+}
+
+func (s *signing) listen(t *testing.T, addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.addr = l.Addr().String()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(s.stop)
+}
+
 // signerOf is the Signer of a proxy's pod.
 func signerOf(t *testing.T, ca *identity.CA, addr, token string) *Signer {
 	t.Helper()
 	dir := t.TempDir()
-	c := SignerConfig{Addr: addr, ServerName: serverName, CAFile: filepath.Join(dir, "ca.crt"), TokenFile: filepath.Join(dir, "token")}
-	writeFile(t, c.CAFile, string(ca.CertPEM()))
+	file := filepath.Join(dir, "ca.crt")
+	writeFile(t, file, string(ca.CertPEM()))
+	c := SignerConfig{Addr: addr, TLS: func() (*tls.Config, error) { return byCA(file, serverName) }, TokenFile: filepath.Join(dir, "token")}
 	writeFile(t, c.TokenFile, token+"\n")
 	s := NewSigner(c)
 	t.Cleanup(s.Close)
@@ -70,7 +111,7 @@ func signerOf(t *testing.T, ca *identity.CA, addr, token string) *Signer {
 func TestTokenGetsOnlyItsOwnNodesIdentities(t *testing.T) {
 	ca := newCA(t)
 	c, td := newCensus(t, time.Hour)
-	r := serve(t, ca, func(s *ServerConfig) { s.Identities = c })
+	r := certify(t, ca, c)
 	_, csr, err := identity.NewRequest()
 	if err != nil {
 		t.Fatal(err)
@@ -106,31 +147,40 @@ func TestTokenGetsOnlyItsOwnNodesIdentities(t *testing.T) {
 			t.Errorf("%+v: %v", tc, err)
 		}
 	}
-	if got := r.counts.unsigned.Load(); got != 4 {
-		t.Errorf("%d refusals counted", got)
+	if signed, denied, strangers := r.signed.Load(), r.denied.Load(), r.unauthenticated.Load(); signed != 2 || denied != 4 || strangers != 2 {
+		t.Errorf("%d signatures, %d refusals and %d strangers counted", signed, denied, strangers)
 	}
 }
 
 var errUnauthenticated = errors.New("unauthenticated")
 
-func TestNobodySignsWithoutACA(t *testing.T) {
+// Who makes config certifies nobody, and proxies of a version that asks it all the same are told so: what they have lasts
+// until they are replaced.
+func TestServersOfConfigCertifyNobody(t *testing.T) {
 	ca := newCA(t)
-	r := serve(t, ca)
-	if _, err := signerOf(t, ca, r.addr, "token-a").Sign(t.Context(), "shop", "web", nil); err == nil || errors.Is(err, ErrDenied) {
+	_, err := signerOf(t, ca, serve(t, ca).addr, "token-a").Sign(t.Context(), "shop", "web", nil)
+	if status.Code(err) != codes.Unimplemented || errors.Is(err, ErrDenied) {
 		t.Error(err)
-	}
-	// Another controller's CA proves nothing.
-	if _, err := signerOf(t, newCA(t), r.addr, "token-a").Sign(t.Context(), "shop", "web", nil); err == nil {
-		t.Error("asked a controller that showed another CA's certificate")
 	}
 }
 
-// The whole way: a keeper renews over a real connection, sits out a controller that is away for longer than half an
+func TestWhoShowsAnotherCertificateIsNotAsked(t *testing.T) {
+	c, _ := newCensus(t, time.Hour)
+	r := certify(t, newCA(t), c)
+	if _, err := signerOf(t, newCA(t), r.addr, "token-a").Sign(t.Context(), "shop", "web", nil); err == nil {
+		t.Error("it was")
+	}
+	if c.asked.Load() != 0 || r.pods.judged.Load() != 0 {
+		t.Error("it was told the token")
+	}
+}
+
+// The whole way: a keeper renews over a real connection, sits out a signer that is away for longer than half an
 // SVID's life, and goes on at another replica.
-func TestKeeperOutlivesAController(t *testing.T) {
+func TestKeeperOutlivesASigner(t *testing.T) {
 	ca := newCA(t)
 	c, td := newCensus(t, 2*time.Second)
-	r := serve(t, ca, func(s *ServerConfig) { s.Identities = c })
+	r := certify(t, ca, c)
 	signer := signerOf(t, ca, r.addr, "token-a")
 	k := identity.NewKeeper(identity.KeeperConfig{Signer: signer, Retry: 50 * time.Millisecond})
 	k.Trust(c.authority.Bundle())
@@ -157,12 +207,13 @@ func TestKeeperOutlivesAController(t *testing.T) {
 		svid, err := k.SVID(t.Context(), web)
 		return k.Status(time.Now()).Overdue == 1 && err == nil && svid == first
 	})
-	next := start(t, NewServer(r.config), r.addr, r.pods)
+	next := &signing{IdentityServer: NewIdentityServer(r.config)}
+	next.listen(t, r.addr)
 	eventually(t, "renewed", func() bool {
 		svid, err := k.SVID(t.Context(), web)
 		return err == nil && svid != first
 	})
-	if n := next.counts.signed.Load(); n == 0 {
+	if n := next.signed.Load(); n == 0 {
 		t.Error("not by the new replica")
 	}
 }
@@ -171,7 +222,7 @@ func TestKeeperOutlivesAController(t *testing.T) {
 func TestTokensAreReadForEachRequest(t *testing.T) {
 	ca := newCA(t)
 	c, _ := newCensus(t, time.Hour)
-	r := serve(t, ca, func(s *ServerConfig) { s.Identities = c })
+	r := certify(t, ca, c)
 	s := signerOf(t, ca, r.addr, "token-a")
 	_, csr, err := identity.NewRequest()
 	if err != nil {
@@ -190,54 +241,5 @@ func TestTokensAreReadForEachRequest(t *testing.T) {
 	}
 	if _, err := s.Sign(t.Context(), "shop", "web", csr); !errors.Is(err, ErrDenied) {
 		t.Errorf("with the other token: %v", err)
-	}
-}
-
-// While controllers are replaced, some may be of a version that certifies nobody. The Service leads to any of them.
-func TestControllersThatCertifyNobody(t *testing.T) {
-	ca := newCA(t)
-	c, _ := newCensus(t, time.Hour)
-	old, next := serve(t, ca), serve(t, ca, func(s *ServerConfig) { s.Identities = c })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	var led atomic.Int64
-	go func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			to := old.addr
-			if led.Add(1) > 3 {
-				to = next.addr
-			}
-			out, err := net.Dial("tcp", to)
-			if err != nil {
-				in.Close()
-				continue
-			}
-			go func() {
-				defer out.Close()
-				_, _ = io.Copy(out, in)
-			}()
-			go func() {
-				defer in.Close()
-				_, _ = io.Copy(in, out)
-			}()
-		}
-	}()
-	_, csr, err := identity.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := signerOf(t, ca, l.Addr().String(), "token-a").Sign(t.Context(), "shop", "web", csr); err != nil || led.Load() != 4 {
-		t.Errorf("after %d connections: %v", led.Load(), err)
-	}
-	led.Store(-1000)
-	if _, err := signerOf(t, ca, l.Addr().String(), "token-a").Sign(t.Context(), "shop", "web", csr); status.Code(err) != codes.Unimplemented {
-		t.Errorf("none of them does: %v", err)
 	}
 }

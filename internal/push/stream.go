@@ -4,19 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
-
-// authTimeout bounds the judging of one token.
-const authTimeout = 10 * time.Second
 
 // adsStream is the stream as gRPC gives it.
 type adsStream = discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
@@ -39,13 +34,13 @@ func (s *Server) DeltaAggregatedResources(ads adsStream) error {
 	if s.current.Load() == nil {
 		return status.Error(codes.Unavailable, "this replica has no config yet")
 	}
-	peer, err := s.authenticate(ctx)
+	peer, err := s.judge.peer(ctx)
 	if err != nil {
 		s.counts.denied.Add(1)
 		s.config.Log.Warn("refused a config stream", "err", err)
 		return err
 	}
-	gone := s.config.Authenticator.Gone(ctx, peer)
+	gone := s.judge.Gone(ctx, peer)
 	st := &stream{
 		ads: ads, peer: peer, since: time.Now(), replaced: make(chan struct{}),
 		session: newSession(peer, s.config.Retry),
@@ -79,46 +74,6 @@ func (s *Server) DeltaAggregatedResources(ads adsStream) error {
 	}
 	s.config.Log.Info("proxy disconnected", "name", peer.Pod, "node", peer.Node, "err", err)
 	return err
-}
-
-// bearerOf returns the token of a call.
-func bearerOf(ctx context.Context) (string, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	values := md.Get("authorization")
-	if len(values) != 1 {
-		return "", status.Error(codes.Unauthenticated, "one authorization is needed")
-	}
-	token, ok := strings.CutPrefix(values[0], "Bearer ")
-	if !ok || token == "" {
-		return "", status.Error(codes.Unauthenticated, "a bearer token is needed")
-	}
-	return token, nil
-}
-
-// authenticate judges the bearer token of a call.
-func (s *Server) authenticate(ctx context.Context) (Peer, error) {
-	token, err := bearerOf(ctx)
-	if err != nil {
-		return Peer{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, authTimeout)
-	defer cancel()
-	select {
-	case s.auth <- struct{}{}:
-		defer func() { <-s.auth }()
-	case <-ctx.Done():
-		return Peer{}, status.Error(codes.Unavailable, "too many tokens to judge")
-	}
-	peer, err := s.config.Authenticator.Authenticate(ctx, token)
-	switch {
-	case errors.Is(err, ErrDenied):
-		return Peer{}, status.Error(codes.Unauthenticated, err.Error())
-	case err != nil:
-		return Peer{}, status.Error(codes.Unavailable, err.Error())
-	case peer.Pod == "" || peer.UID == "":
-		return Peer{}, status.Error(codes.Unauthenticated, "the token names no pod")
-	}
-	return peer, nil
 }
 
 // admit waits for a place among the streams that are brought up to date. The place is given back by the function

@@ -8,6 +8,9 @@
 // (`tulle dns bypass on`).
 //
 // Documents are written when they change, at most every few seconds: the Lease tulle-controller says who is alive.
+//
+// What keeps the cluster's DNS writes a ConfigMap of its own, tulle-dns, in which nobody else writes: the right to write
+// tulle-status is the right to turn the kill switch, and to speak for every controller. The leader passes on what it says.
 package status
 
 import (
@@ -24,6 +27,9 @@ const (
 	ReplicaSuffix = ".json"
 	BypassKey     = "dns-bypass"
 	BypassOn      = "on"
+
+	DNSConfigMap = "tulle-dns"   // of the process that keeps the cluster's DNS; its Deployment and Lease are called so, too
+	DNSKey       = "status.json" // a DNSReport
 )
 
 // ReplicaKey returns the key of a controller pod's document.
@@ -100,6 +106,18 @@ type DNS struct {
 	Zones   []string `json:"zones,omitempty"`
 	State   string   `json:"state"` // ok, pending, reverted, fighting, refused, unsupported, print, off
 	Message string   `json:"message,omitempty"`
+	// Writer is the pod that says so; empty if none is to look.
+	Writer string `json:"writer,omitempty"`
+}
+
+// DNSReport is what the process that keeps the cluster's DNS writes about it.
+type DNSReport struct {
+	Pod     string    `json:"pod"`
+	Version string    `json:"version"` // of the build
+	Updated time.Time `json:"updated"` // it is written anew every few minutes
+	DNS     DNS       `json:"dns"`
+	// Problems are whole, unlike those of a Leader.
+	Problems []Problem `json:"problems,omitempty"`
 }
 
 // Direct is what is known about calls to a workload that avoid its mesh names.
@@ -158,8 +176,23 @@ type Refusal struct {
 
 // FromProblem makes a Problem with a message of at most 400 bytes.
 func FromProblem(p problem.Problem) Problem {
+	out := WholeProblem(p)
+	out.Message = cut(p.Message, 400)
+	return out
+}
+
+// WholeProblem makes a Problem with the whole message.
+func WholeProblem(p problem.Problem) Problem {
 	return Problem{
 		APIVersion: p.Object.APIVersion, Kind: p.Object.Kind, Namespace: p.Object.Namespace, Name: p.Object.Name, UID: p.Object.UID,
-		Reason: p.Reason, Message: cut(p.Message, 400),
+		Reason: p.Reason, Message: p.Message,
+	}
+}
+
+// Problem is the problem that was written down.
+func (p Problem) Problem() problem.Problem {
+	return problem.Problem{
+		Object: problem.Ref{APIVersion: p.APIVersion, Kind: p.Kind, Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+		Reason: p.Reason, Message: p.Message,
 	}
 }
