@@ -215,7 +215,9 @@ func TestLinksAreUsedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Close()
-		eventually(t, "the link is free again", func() bool { return handshakes(t, from.Client, "tulle_proxy_tunnel_client_idle") > 0 })
+		eventually(t, "all links are free again", func() bool {
+			return handshakes(t, from.Client, "tulle_proxy_tunnel_client_idle") == handshakes(t, from.Client, "tulle_proxy_tunnel_client_handshakes_total")
+		})
 	}
 	// One for the first call and one or two ahead of need.
 	if n := handshakes(t, from.Client, "tulle_proxy_tunnel_client_handshakes_total"); n > 4 {
