@@ -681,7 +681,8 @@ func (s *tunnelSuite) renewals(t *testing.T) {
 		})
 	}
 	if err := s.each(t, func(m metrics) error {
-		if all, held := m.sum("tulle_proxy_identities", nil), m.sum("tulle_proxy_svids", nil); held < all || all == 0 {
+		// Nobody tells the proxies that the controllers' own account runs nowhere now; they are told when they ask for it.
+		if all, held := m.sum("tulle_proxy_identities", nil), m.sum("tulle_proxy_svids", nil); held < all-1 || held < 2 {
 			return fmt.Errorf("%v of %v identities have certificates", held, all)
 		}
 		return nil
@@ -728,7 +729,7 @@ func (s *tunnelSuite) noControllers(t *testing.T) {
 	})
 	for _, l := range loads {
 		if got := l.stop(t); got.Failed > 0 || got.ByStatus[200] != got.Calls || got.Calls == 0 {
-			t.Errorf("%d of %d requests from %s failed: %v, by status %v", got.Failed, got.Calls, l.client.node, got.Errors, got.ByStatus)
+			t.Errorf("%d of %d requests from %s failed, the slowest took %.0f ms: %v, by status %v", got.Failed, got.Calls, l.client.node, got.MaxMS, got.Errors, got.ByStatus)
 		}
 	}
 	for _, c := range e.clients[:2] { // also on new connections
