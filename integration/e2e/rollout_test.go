@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,6 +46,15 @@ func rollouts(t *testing.T, e *env) {
 	t.Run("SIGKILL of a worker", r.killWorker)
 	t.Run("no controller", r.noController)
 	t.Run("the leader is killed", r.killLeader)
+	if os.Getenv(soakEnv) != "" {
+		t.Run("many roll-outs", r.many)
+		e.run(t, "label", "namespace", ns, "tulle.dev/access=enforce")
+		e.apply(t, ns, file(t, "many.yaml"))
+		for _, c := range e.clients {
+			e.inARow(t, "calls from "+c.node, 5, settleTimeout, func() error { return c.allOK(t, append([]string{"get"}, r.urls[:50]...)...) })
+		}
+		t.Run("many roll-outs, protected", r.many)
+	}
 }
 
 type rolloutSuite struct {
@@ -52,14 +62,15 @@ type rolloutSuite struct {
 	urls []string
 }
 
-// under runs what under a load of 200 requests a second, none of which may fail; no client tries one twice.
-func (r *rolloutSuite) under(t *testing.T, name string, what func(t *testing.T)) {
+// under runs what under a load of so many requests a second from each client, none of which may fail; no client tries one
+// twice.
+func (r *rolloutSuite) under(t *testing.T, name string, rate int, what func(t *testing.T)) {
 	t.Helper()
 	var loads []*load
 	// Callers take turns, and so do URLs: with a multiple of them every caller uses its connection again, after 10 s or so.
 	callers := (1000 + len(r.urls) - 1) / len(r.urls) * len(r.urls)
 	for _, c := range r.e.clients {
-		loads = append(loads, c.load(t, name, append([]string{"-rate", "100", "-per-conn", "20", "-c", strconv.Itoa(callers)}, r.urls...)...))
+		loads = append(loads, c.load(t, name, append([]string{"-rate", strconv.Itoa(rate), "-per-conn", "20", "-c", strconv.Itoa(callers)}, r.urls...)...))
 	}
 	what(t)
 	for _, l := range loads {
@@ -71,16 +82,27 @@ func (r *rolloutSuite) under(t *testing.T, name string, what func(t *testing.T))
 	}
 }
 
-func (r *rolloutSuite) restart(t *testing.T) {
-	r.under(t, "restart", func(t *testing.T) {
-		r.e.run(t, "-n", meshNamespace, "rollout", "restart", "daemonset/tulle-proxy")
-		r.e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
-		r.e.eventually(t, "only the new proxies", func() error {
-			if ps := r.e.proxies(t); len(ps) != len(r.e.clients) {
-				return fmt.Errorf("%d proxies", len(ps))
-			}
-			return nil
-		})
+func (r *rolloutSuite) restart(t *testing.T) { r.under(t, "restart", 100, r.replace) }
+
+// many is twenty roll-outs in a row.
+func (r *rolloutSuite) many(t *testing.T) {
+	r.under(t, "restarts", 250, func(t *testing.T) {
+		for range 20 {
+			r.replace(t)
+		}
+	})
+}
+
+// replace replaces all proxies.
+func (r *rolloutSuite) replace(t *testing.T) {
+	t.Helper()
+	r.e.run(t, "-n", meshNamespace, "rollout", "restart", "daemonset/tulle-proxy")
+	r.e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
+	r.e.eventually(t, "only the new proxies", func() error {
+		if ps := r.e.proxies(t); len(ps) != len(r.e.clients) {
+			return fmt.Errorf("%d proxies", len(ps))
+		}
+		return nil
 	})
 }
 
@@ -134,7 +156,7 @@ func (r *rolloutSuite) proxyOf(t *testing.T, node string) pod {
 
 // noController: two minutes without one cost nothing, and a proxy whose container restarts serves what it knew.
 func (r *rolloutSuite) noController(t *testing.T) {
-	r.under(t, "alone", func(t *testing.T) {
+	r.under(t, "alone", 100, func(t *testing.T) {
 		r.e.run(t, "-n", meshNamespace, "scale", "deployment/tulle-controller", "--replicas=0")
 		r.e.eventually(t, "no controller", func() error {
 			if ps := r.e.pods(t, meshNamespace, "app.kubernetes.io/component=controller"); len(ps) > 0 && ps[0].name != "" {

@@ -47,7 +47,7 @@ func upgrades(t *testing.T, e *env) {
 		to   release
 	}{{"upgrade", now}, {"rollback", before}} {
 		t.Run(step.name, func(t *testing.T) {
-			r.under(t, step.name, func(t *testing.T) { e.upgrade(t, step.to) })
+			r.under(t, step.name, 100, func(t *testing.T) { e.upgrade(t, step.to) })
 		})
 	}
 }
