@@ -16,8 +16,15 @@ const busybox = "/bin/busybox"
 // BuildProgram builds a static program of the source tree at root for Linux and returns its path in bin/images there.
 func BuildProgram(ctx context.Context, root, pkg string) (string, error) {
 	file := filepath.Join(root, "bin", "images", filepath.Base(pkg))
-	part := fmt.Sprintf("%s.%d", file, os.Getpid())
-	defer os.Remove(part)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // programs for everybody
+		return "", err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(file), ".build-*") // others build the same
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	part := filepath.Join(dir, filepath.Base(pkg))
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", part, pkg)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
