@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 )
@@ -30,6 +31,7 @@ func newSMIObjects(t *testing.T, e *env) *smiObjects {
 		t.Fatal(err)
 	}
 	config.QPS, config.Burst = 100, 100
+	config.WarningHandler = rest.NoWarnings{} // half of these objects are wrong on purpose
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
