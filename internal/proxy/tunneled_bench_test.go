@@ -82,18 +82,24 @@ func requests(b *testing.B, front string) {
 }
 
 func connections(b *testing.B, front string) {
-	buffer := make([]byte, 1)
-	for b.Loop() {
-		c, err := from(clientAt).Dial("tcp", front)
-		if err != nil {
-			b.Fatal(err)
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		buffer := make([]byte, 1)
+		for pb.Next() {
+			c, err := from(clientAt).Dial("tcp", front)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			if _, err := c.Write(buffer); err != nil {
+				b.Error(err)
+				return
+			}
+			if _, err := io.ReadFull(c, buffer); err != nil {
+				b.Error(err)
+				return
+			}
+			c.Close()
 		}
-		if _, err := c.Write(buffer); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, buffer); err != nil {
-			b.Fatal(err)
-		}
-		c.Close()
-	}
+	})
 }

@@ -85,7 +85,7 @@ func NewClient(c ClientConfig) *Client {
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	c.IdentityWait, c.ConnectTimeout = cmp.Or(c.IdentityWait, 5*time.Second), cmp.Or(c.ConnectTimeout, 3*time.Second)
 	c.HandshakeTimeout, c.AnswerTimeout = cmp.Or(c.HandshakeTimeout, 5*time.Second), cmp.Or(c.AnswerTimeout, 10*time.Second)
-	c.IdleTimeout, c.MaxIdle = cmp.Or(c.IdleTimeout, 90*time.Second), cmp.Or(c.MaxIdle, 32)
+	c.IdleTimeout, c.MaxIdle = cmp.Or(c.IdleTimeout, 90*time.Second), cmp.Or(c.MaxIdle, 256)
 	return &Client{config: c, idle: map[key][]*idle{}, warming: map[key]bool{}}
 }
 
