@@ -68,7 +68,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.identityWait, "identity-wait", 5*time.Second, "how long a call to a protected workload waits for who its caller is; 0 = not at all")
 
 	f.DurationVar(&o.stopWait, "stop-wait", 20*time.Second, "when stopping: how long to wait, while no controller is connected, for its word that no mesh address points here")
-	f.DurationVar(&o.stopLag, "stop-lag", 3*time.Second, "when stopping: go on accepting after that until nobody has connected for so long, for nodes that learn late")
+	f.DurationVar(&o.stopLag, "stop-lag", 3*time.Second, "when stopping: go on accepting after that until nobody has connected, or asked for a name, for so long, for nodes that learn late")
 	f.DurationVar(&o.drainLimit, "drain-limit", 25*time.Second, "when stopping: how long live connections may take to end after that")
 	f.DurationVar(&o.stopLimit, "stop-limit", 85*time.Second, "when stopping: how long all of it may take; less than the pod's termination grace period")
 

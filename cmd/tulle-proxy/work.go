@@ -126,6 +126,7 @@ func (o *options) newWorker(held *holder.Worker) (w *worker, err error) {
 	})
 	server, err := dns.New(dns.Config{
 		View: w.proxy, Nameserver: "tulle-dns." + o.podNamespace, Pod: o.podName, TTL: o.dnsTTL, Registerer: w.registry,
+		Asked: w.proxy.Used, // whose kube-proxy has not heard yet asks a proxy that stops
 	})
 	if err != nil {
 		return nil, err

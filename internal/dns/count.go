@@ -48,3 +48,15 @@ func (r *recorder) WriteMsg(m *dns.Msg) error {
 	r.wrote, r.rcode = true, m.Rcode
 	return r.ResponseWriter.WriteMsg(m)
 }
+
+// asked tells of every query.
+type asked struct {
+	plugin.Handler
+	tell func()
+}
+
+// ServeDNS implements plugin.Handler.
+func (a asked) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	a.tell()
+	return a.Handler.ServeDNS(ctx, w, r) //nolint:wrapcheck // the chain's
+}

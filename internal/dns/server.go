@@ -22,6 +22,7 @@ type Config struct {
 	NegativeTTL time.Duration // whole seconds; default 2 s
 	// Registerer gets tulle_dns_responses_total; nil = none.
 	Registerer prometheus.Registerer
+	Asked      func() // called for every query; nil = not
 }
 
 // Server serves the mesh zones over UDP and TCP.
@@ -52,6 +53,9 @@ func New(c Config) (*Server, error) {
 			return nil, fmt.Errorf("register DNS metrics: %w", err)
 		}
 		chain = append([]plugin.Plugin{func(next plugin.Handler) plugin.Handler { return count{next, counter} }}, chain...)
+	}
+	if c.Asked != nil {
+		chain = append([]plugin.Plugin{func(next plugin.Handler) plugin.Handler { return asked{next, c.Asked} }}, chain...)
 	}
 	// The zones change while the server runs, so it gets the root, and the plugin tells them apart.
 	s, err := dnsserver.NewServer("dns://", []*dnsserver.Config{{Zone: ".", Transport: "dns", Plugin: chain}})

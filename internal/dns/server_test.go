@@ -384,7 +384,8 @@ func TestStrangeQueries(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	server := serve(t, Config{View: exampleView(exampleMesh()), Registerer: registry})
+	var asked atomic.Int64
+	server := serve(t, Config{View: exampleView(exampleMesh()), Registerer: registry, Asked: func() { asked.Add(1) }})
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeA, dns.TypeSRV, dns.TypeCAA} {
 		ask(t, "udp", server, question("web.shop.mesh.", qtype))
 	}
@@ -400,6 +401,9 @@ func TestMetrics(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if n := asked.Load(); n != 5 {
+		t.Errorf("%d queries were told of", n)
 	}
 }
 

@@ -73,7 +73,7 @@ type Proxy struct {
 	draining  bool        // guarded by mu
 	leaving   atomic.Bool // as draining, for the DNS view
 	accepting sync.WaitGroup
-	taken     atomic.Int64 // connections that were accepted, and what came by tunnel
+	taken     atomic.Int64 // connections that were accepted, what came by tunnel, and what Used was told of
 	parking   parking
 }
 
@@ -211,6 +211,9 @@ func (p *Proxy) WaitOutOfSlices(ctx context.Context) error {
 		}
 	}
 }
+
+// Used notes that somebody needs this proxy still, in a way that it doesn't see itself: WaitQuiet waits longer.
+func (p *Proxy) Used() { p.taken.Add(1) }
 
 // WaitQuiet returns when no connection was accepted for a while, and nothing was asked for by tunnel, or with ctx's error.
 func (p *Proxy) WaitQuiet(ctx context.Context, while time.Duration) error {

@@ -83,9 +83,8 @@ func (p *Proxy) ServeTunnel(s *tunnel.Stream) {
 		Service: d.Service, Port: uint32(d.Port), HTTP: d.HTTP, Scheme: schemeOf(d.Scheme),
 		EncodedSlash: d.EncodedSlash && takesEncodedSlash(p.now.Load().table, d),
 	}
-	used := func() { p.taken.Add(1) }
-	used()
-	t := &route.Tunnelled{Caller: callerOf(s), Valid: s.Valid, Used: used}
+	p.Used()
+	t := &route.Tunnelled{Caller: callerOf(s), Valid: s.Valid, Used: p.Used}
 	switch {
 	case d.UDP:
 		t.Port = route.To(e, u, configv1.Protocol_PROTOCOL_UDP)
