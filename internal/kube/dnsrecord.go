@@ -104,26 +104,18 @@ func (a DNSAccess) setKey(ctx context.Context, key, value string) error {
 	return nil
 }
 
-// applyConfigMap makes a ConfigMap by server-side apply, because then RBAC can allow the creation by name.
+// applyConfigMap makes a ConfigMap, or what is left of one its own.
 func (a DNSAccess) applyConfigMap(ctx context.Context, cm *corev1.ConfigMap) error {
-	cm = cm.DeepCopy()
-	cm.APIVersion, cm.Kind = "v1", "ConfigMap"
-	data, err := json.Marshal(cm)
-	if err == nil {
-		_, err = a.Client.CoreV1().ConfigMaps(cm.Namespace).Patch(ctx, cm.Name, types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: dnsFieldManager, Force: new(true)})
-	}
-	return err
+	return apply(ctx, a.Client.CoreV1().ConfigMaps(cm.Namespace), "ConfigMap", cm.DeepCopy(), dnsApply())
 }
 
-// applyPod makes a pod in the same way.
+// applyPod is applyConfigMap for a pod.
 func (a DNSAccess) applyPod(ctx context.Context, p *corev1.Pod) error {
-	p = p.DeepCopy()
-	p.APIVersion, p.Kind = "v1", "Pod"
-	data, err := json.Marshal(p)
-	if err == nil {
-		_, err = a.Client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: dnsFieldManager, Force: new(true)})
-	}
-	return err
+	return apply(ctx, a.Client.CoreV1().Pods(p.Namespace), "Pod", p.DeepCopy(), dnsApply())
+}
+
+func dnsApply() metav1.PatchOptions {
+	return metav1.PatchOptions{FieldManager: dnsFieldManager, Force: new(true)}
 }
 
 func dnsLabels(what string) map[string]string {
