@@ -75,14 +75,7 @@ func (m *mesh) signers(ctx context.Context) ([]Finding, error) {
 	case s.Available >= s.Wanted:
 		return []Finding{{Level: OK, Message: fmt.Sprintf("%d of tulle-identity certify identities", s.Available)}}, nil
 	}
-	f := Finding{
-		Level: Failed, Message: fmt.Sprintf("%d of %d of tulle-identity are available", s.Available, s.Wanted),
-		Next: "kubectl -n " + m.Namespace + " describe pods -l app.kubernetes.io/component=identity",
-	}
-	if why := install.Diagnose(ctx, m.Cluster, m.Namespace, "identity"); why != nil {
-		f.Message, f.Next = f.Message+": "+why.Cause, why.Next
-	}
-	return []Finding{f}, nil
+	return m.available(ctx, s.Available, s.Wanted, "identity", "of tulle-identity"), nil
 }
 
 // authority says what is wrong with the CA.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,7 +33,7 @@ func (m *mesh) controllers(ctx context.Context) ([]Finding, error) {
 	if m.status, err = install.ReadStatus(ctx, m.Cluster, m.Namespace); err != nil {
 		return nil, err
 	}
-	out := m.available(ctx, d, "controller", "controllers")
+	out := m.available(ctx, d.Status.AvailableReplicas, install.Wanted(d), "controller", "controllers")
 	if m.status == nil {
 		return append(out, Finding{Level: Failed, Message: "the controllers have not reported anything", Next: "kubectl -n " + m.Namespace + " logs -l app.kubernetes.io/component=controller"}), nil
 	}
@@ -50,12 +49,12 @@ func (m *mesh) controllers(ctx context.Context) ([]Finding, error) {
 	return out, nil
 }
 
-// available says which pods of a component's Deployment are not; nothing if all are.
-func (m *mesh) available(ctx context.Context, d *appsv1.Deployment, component, called string) []Finding {
-	if d.Status.AvailableReplicas >= replicas(d) {
+// available says which pods of a component are not; nothing if all are.
+func (m *mesh) available(ctx context.Context, are, wanted int32, component, called string) []Finding {
+	if are >= wanted {
 		return nil
 	}
-	f := Finding{Level: Failed, Message: fmt.Sprintf("%d of %d %s are available", d.Status.AvailableReplicas, replicas(d), called), Next: "kubectl -n " + m.Namespace + " describe pods -l app.kubernetes.io/component=" + component}
+	f := Finding{Level: Failed, Message: fmt.Sprintf("%d of %d %s are available", are, wanted, called), Next: "kubectl -n " + m.Namespace + " describe pods -l app.kubernetes.io/component=" + component}
 	if why := install.Diagnose(ctx, m.Cluster, m.Namespace, component); why != nil {
 		f.Message, f.Next = f.Message+": "+why.Cause, why.Next
 	}
@@ -75,13 +74,6 @@ func (m *mesh) leader(ctx context.Context) []Finding {
 		return []Finding{{Level: Failed, Message: "no controller leads: nothing is written to the cluster", Next: "wait half a minute; then look at the controllers' logs"}}
 	}
 	return nil
-}
-
-func replicas(d *appsv1.Deployment) int32 {
-	if d.Spec.Replicas == nil {
-		return 1
-	}
-	return *d.Spec.Replicas
 }
 
 // proxies says whether every node has a ready one.
@@ -179,7 +171,7 @@ func (m *mesh) dns(ctx context.Context) ([]Finding, error) {
 	keeps, err := m.Cluster.Kube.AppsV1().Deployments(m.Namespace).Get(ctx, kube.DNSWriter, metav1.GetOptions{})
 	switch {
 	case err == nil:
-		out = append(out, m.available(ctx, keeps, "dns", "pods that keep the cluster's DNS")...)
+		out = append(out, m.available(ctx, keeps.Status.AvailableReplicas, install.Wanted(keeps), "dns", "pods that keep the cluster's DNS")...)
 	case !apierrors.IsNotFound(err):
 		return out, fmt.Errorf("get Deployment %s/%s: %w", m.Namespace, kube.DNSWriter, err)
 	}

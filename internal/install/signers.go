@@ -30,7 +30,8 @@ func (i *Installer) waitForSigners(ctx context.Context, objects []*unstructured.
 	return nil
 }
 
-func wanted(d *appsv1.Deployment) int32 {
+// Wanted is how many replicas a Deployment is to have.
+func Wanted(d *appsv1.Deployment) int32 {
 	if d.Spec.Replicas == nil {
 		return 1
 	}
@@ -56,5 +57,5 @@ func SignersOf(ctx context.Context, c *Cluster, namespace string, s Settings) (*
 	if err != nil {
 		return nil, Explain(fmt.Errorf("get Deployment %s/%s: %w", namespace, identityName, err))
 	}
-	return &Signers{Available: d.Status.AvailableReplicas, Wanted: wanted(d)}, nil
+	return &Signers{Available: d.Status.AvailableReplicas, Wanted: Wanted(d)}, nil
 }

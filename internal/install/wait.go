@@ -117,10 +117,7 @@ func (i *Installer) deployment(name string) func(context.Context) (string, error
 		if err != nil {
 			return "", err
 		}
-		want, s := int32(1), d.Status
-		if d.Spec.Replicas != nil {
-			want = *d.Spec.Replicas
-		}
+		want, s := Wanted(d), d.Status
 		if s.ObservedGeneration >= d.Generation && s.UpdatedReplicas >= want && s.AvailableReplicas >= want && s.Replicas == s.UpdatedReplicas {
 			return "", nil
 		}
