@@ -187,9 +187,6 @@ func (c *Controller) Lead(ctx context.Context) error {
 	return nil
 }
 
-// Renew makes a round although no object changed: what Trust gives has. Any goroutine may call it.
-func (c *Controller) Renew() { signal(c.again) }
-
 // ownRef is the object that problems of the mesh itself are said of.
 func (c *Controller) ownRef() problem.Ref {
 	return problem.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: c.Shadow.Namespace, Name: "tulle-controller"}
