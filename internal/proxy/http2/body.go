@@ -146,9 +146,10 @@ func (b *bodyReader) stop() {
 func (b *bodyReader) close() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	first := !b.closed
-	b.closed = true
-	b.cutting = b.cutting || first && b.reading
+	if b.closed {
+		return false
+	}
+	b.closed, b.cutting = true, b.reading
 	return b.cutting && b.last
 }
 
