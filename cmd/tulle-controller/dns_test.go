@@ -6,12 +6,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,17 +16,12 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/corefile"
 	"github.com/tulle-mesh/tulle/internal/kube"
-	"github.com/tulle-mesh/tulle/internal/status"
 )
 
 func dnsFlags(t *testing.T, args ...string) (*dnsWriter, error) {
 	t.Helper()
 	w := &dnsWriter{process: process{component: "dns", stderr: io.Discard}}
-	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
-	w.addFlags(flags)
-	if err := flags.Parse(args); err != nil {
-		t.Fatal(err)
-	}
+	parse(t, w.addFlags, args)
 	return w, w.complete()
 }
 
@@ -81,30 +73,20 @@ func TestDNSWriter(t *testing.T) {
 	d := startDNS(t, client)
 	start(t, client, "c-1")
 	eventually(t, "the controller says what the cluster's DNS lacks", func() bool {
-		m, err := client.CoreV1().ConfigMaps("tulle-system").Get(t.Context(), status.ConfigMap, metav1.GetOptions{})
-		if err != nil {
-			return false
-		}
-		s, err := status.Decode(m.Data, m.BinaryData)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s.Leader.DNS != nil && s.Leader.DNS.Writer == "d-1" && s.Leader.DNS.Mode == "manage" && strings.Contains(s.Leader.DNS.Message, "Service tulle-system/tulle-dns")
+		d := written(t, client).Leader.DNS
+		return d != nil && d.Writer == "d-1" && d.Mode == "manage" && strings.Contains(d.Message, "Service tulle-system/tulle-dns")
 	})
 	if code, _ := get(t, "http://"+d.health.Addr().String()+"/readyz"); code != http.StatusOK {
 		t.Errorf("readyz answers %d", code)
-	}
-	page, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
 	}
 	_, text := get(t, "http://"+d.metrics.Addr().String()+"/metrics")
 	if !strings.Contains(text, "\ntulle_dns_writer_leader 1\n") || !strings.Contains(text, `tulle_build_info{component="dns"`) {
 		t.Error(text)
 	}
-	for _, m := range regexp.MustCompile(`(?m)^# TYPE (tulle_[a-z_]+) `).FindAllStringSubmatch(text, -1) {
-		if !bytes.Contains(page, []byte("`"+m[1]+"`")) {
-			t.Errorf("%s is not in docs/metrics.md", m[1])
+	documented := documentedMetrics(t, "")
+	for name := range servedMetrics(t, d.metrics) {
+		if !documented[name] {
+			t.Errorf("%s is not in docs/metrics.md", name)
 		}
 	}
 	if l, err := client.CoordinationV1().Leases("tulle-system").Get(t.Context(), "tulle-dns", metav1.GetOptions{}); err != nil || *l.Spec.HolderIdentity != "d-1" {
@@ -125,14 +107,6 @@ func startDNS(t *testing.T, client *fake.Clientset) *doors {
 	if err := open(t.Context(), w.listeners(d)...); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- w.serve(ctx, d) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	running(t, func(ctx context.Context) error { return w.serve(ctx, d) })
 	return d
 }

@@ -17,15 +17,22 @@ import (
 func complete(t *testing.T, env map[string]string, args ...string) (*command, error) {
 	t.Helper()
 	o := &options{process: process{component: "controller", stderr: io.Discard}}
-	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
-	o.addFlags(flags)
-	if err := flags.Parse(args); err != nil {
-		t.Fatal(err)
-	}
+	flags := parse(t, o.addFlags, args)
 	if err := flagenv.Apply(flags, func(k string) (string, bool) { v, ok := env[k]; return v, ok }); err != nil {
 		return nil, err
 	}
 	return o.complete()
+}
+
+// parse gives a process its flags.
+func parse(t *testing.T, addFlags func(*pflag.FlagSet), args []string) *pflag.FlagSet {
+	t.Helper()
+	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
+	addFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return flags
 }
 
 func TestDefaults(t *testing.T) {

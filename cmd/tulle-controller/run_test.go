@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -97,16 +98,36 @@ func start(t *testing.T, client *fake.Clientset, name string, flags ...string) r
 		t.Fatal(err)
 	}
 	c.wire()
+	running(t, func(ctx context.Context) error { return c.serve(ctx, l) })
+	return replica{c, l}
+}
+
+// running has something run until the test ends.
+func running(t *testing.T, serve func(context.Context) error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- c.serve(ctx, l) }()
+	go func() { done <- serve(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	return replica{c, l}
+}
+
+// written is the state that the controllers wrote down; without a leader before they have.
+func written(t *testing.T, client *fake.Clientset) status.Status {
+	t.Helper()
+	m, err := client.CoreV1().ConfigMaps("tulle-system").Get(t.Context(), status.ConfigMap, metav1.GetOptions{})
+	if err != nil {
+		return status.Status{}
+	}
+	s, err := status.Decode(m.Data, m.BinaryData)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -223,14 +244,7 @@ func TestWhole(t *testing.T) {
 	}
 	certifies(t, client, proxies)
 	eventually(t, "both replicas' proxies are written down", func() bool {
-		m, err := client.CoreV1().ConfigMaps("tulle-system").Get(t.Context(), status.ConfigMap, metav1.GetOptions{})
-		if err != nil {
-			return false
-		}
-		s, err := status.Decode(m.Data, m.BinaryData)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := written(t, client)
 		return s.Leader.Addresses.Assigned == 1 && s.Leader.DNS != nil && s.Leader.DNS.Mode == "off" && len(s.Replicas) == 2 &&
 			len(s.Replicas[0].Proxies) == 1 && len(s.Replicas[1].Proxies) == 1 && s.Replicas[1].Proxies[0].Current && s.Replicas[0].ConfigVersion == s.Replicas[1].ConfigVersion
 	})
@@ -259,25 +273,42 @@ func TestWhole(t *testing.T) {
 // metricsAreDocumented: what is served is in the documentation, and the other way round.
 func metricsAreDocumented(t *testing.T, r replica) {
 	t.Helper()
-	page, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, page, _ = bytes.Cut(page, []byte("# Metrics of the controller"))
-	page, _, _ = bytes.Cut(page, []byte("\n# "))
+	documented, served := documentedMetrics(t, "# Metrics of the controller"), servedMetrics(t, r.listeners.metrics)
 	// These have no series without a problem, and before the leader has looked.
-	documented := map[string]bool{"tulle_problems": true, "tulle_protected_workloads": true}
-	for _, m := range regexp.MustCompile("`(tulle_[a-z_]+)`").FindAllSubmatch(page, -1) {
-		documented[string(m[1])] = true
-	}
-	served := map[string]bool{"tulle_problems": true, "tulle_protected_workloads": true}
-	_, text := get(t, "http://"+r.listeners.metrics.Addr().String()+"/metrics")
-	for _, m := range regexp.MustCompile(`(?m)^# TYPE (tulle_[a-z_]+) `).FindAllStringSubmatch(text, -1) {
-		served[m[1]] = true
+	for _, name := range []string{"tulle_problems", "tulle_protected_workloads"} {
+		documented[name], served[name] = true, true
 	}
 	if !maps.Equal(documented, served) {
 		t.Errorf("documented: %v\nserved: %v", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(served)))
 	}
+}
+
+// documentedMetrics are those of a chapter, or of all chapters if that is "".
+func documentedMetrics(t *testing.T, chapter string) map[string]bool {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if chapter != "" {
+		_, page, _ = bytes.Cut(page, []byte(chapter))
+		page, _, _ = bytes.Cut(page, []byte("\n# "))
+	}
+	return names(regexp.MustCompile("`(tulle_[a-z_]+)`"), string(page))
+}
+
+func servedMetrics(t *testing.T, l net.Listener) map[string]bool {
+	t.Helper()
+	_, text := get(t, "http://"+l.Addr().String()+"/metrics")
+	return names(regexp.MustCompile(`(?m)^# TYPE (tulle_[a-z_]+) `), text)
+}
+
+func names(of *regexp.Regexp, text string) map[string]bool {
+	out := map[string]bool{}
+	for _, m := range of.FindAllStringSubmatch(text, -1) {
+		out[m[1]] = true
+	}
+	return out
 }
 
 func TestNotReadySaysWhy(t *testing.T) {

@@ -7,16 +7,15 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,11 +31,7 @@ import (
 func completeSigner(t *testing.T, args ...string) (*signer, error) {
 	t.Helper()
 	s := &signer{process: process{component: "identity", stderr: io.Discard}}
-	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
-	s.addFlags(flags)
-	if err := flags.Parse(args); err != nil {
-		t.Fatal(err)
-	}
+	parse(t, s.addFlags, args)
 	return s, s.complete()
 }
 
@@ -88,15 +83,7 @@ func startSigner(t *testing.T, client *fake.Clientset, name string) signing {
 		t.Fatal(err)
 	}
 	s.wire()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.serve(ctx, d) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	running(t, func(ctx context.Context) error { return s.serve(ctx, d) })
 	return signing{s, d}
 }
 
@@ -172,24 +159,9 @@ func certifies(t *testing.T, client *fake.Clientset, proxies []*seen) {
 
 func signerMetricsAreDocumented(t *testing.T, s signing) {
 	t.Helper()
-	page, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, page, _ = bytes.Cut(page, []byte("\n# Metrics of tulle-identity"))
-	page, _, _ = bytes.Cut(page, []byte("\n# "))
-	documented := []string{"tulle_build_info"} // by the controllers
-	for _, m := range regexp.MustCompile("`(tulle_[a-z_]+)`").FindAllSubmatch(page, -1) {
-		documented = append(documented, string(m[1]))
-	}
-	var served []string
-	_, text := get(t, "http://"+s.doors.metrics.Addr().String()+"/metrics")
-	for _, m := range regexp.MustCompile(`(?m)^# TYPE (tulle_[a-z_]+) `).FindAllStringSubmatch(text, -1) {
-		served = append(served, m[1])
-	}
-	slices.Sort(documented)
-	slices.Sort(served)
-	if documented = slices.Compact(documented); !slices.Equal(documented, served) {
+	documented, served := documentedMetrics(t, "\n# Metrics of tulle-identity"), servedMetrics(t, s.doors.metrics)
+	documented["tulle_build_info"] = true // by the controllers
+	if !maps.Equal(documented, served) {
 		t.Errorf("documented: %v\nserved: %v", documented, served)
 	}
 }
