@@ -98,12 +98,16 @@ func (r *rolloutSuite) replace(t *testing.T) {
 	t.Helper()
 	r.e.run(t, "-n", meshNamespace, "rollout", "restart", "daemonset/tulle-proxy")
 	r.e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
-	r.e.eventually(t, "only the new proxies", func() error {
-		if ps := r.e.proxies(t); len(ps) != len(r.e.clients) {
-			return fmt.Errorf("%d proxies", len(ps))
-		}
-		return nil
-	})
+	r.e.eventually(t, "only the new proxies", func() error { return r.e.oneProxyEach(t) })
+}
+
+// oneProxyEach says whether there are no proxies left but one on each node.
+func (e *env) oneProxyEach(t *testing.T) error {
+	t.Helper()
+	if ps := e.proxies(t); len(ps) != len(e.clients) {
+		return fmt.Errorf("%d proxies on %d nodes", len(ps), len(e.clients))
+	}
+	return nil
 }
 
 // killWorker: connections of the moment are lost, new ones wait for the next worker; no readiness flips.

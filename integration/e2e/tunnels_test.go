@@ -80,12 +80,7 @@ func (s *tunnelSuite) rolledOut(t *testing.T) {
 	t.Helper()
 	names := strings.Fields(s.e.run(t, "-n", meshNamespace, "get", "deployments", "-o", "name")) // some modes have no tulle-identity
 	s.e.rollout(t, meshNamespace, append(names, "daemonset/tulle-proxy")...)
-	s.e.inARow(t, "the end of the old proxies", 1, rolloutTimeout, func() error {
-		if ps := s.e.proxies(t); len(ps) != len(s.e.clients) {
-			return fmt.Errorf("%d proxies on %d nodes", len(ps), len(s.e.clients))
-		}
-		return nil
-	})
+	s.e.inARow(t, "the end of the old proxies", 1, rolloutTimeout, func() error { return s.e.oneProxyEach(t) })
 }
 
 // under runs what under 200 requests a second between the first two nodes, half of them with bodies, which nobody may send
