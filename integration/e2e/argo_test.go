@@ -85,7 +85,7 @@ func (a *argoApp) template(t *testing.T, version string) map[string]any {
 
 // promote takes v2 from 20 and 50 per cent to all, and no request fails.
 func (a *argoApp) promote(t *testing.T) {
-	l := a.other.load(t, "promote-"+a.app, "-rate", "50", a.url())
+	l := a.load(t, "promote-"+a.app)
 	a.firstStep(t, "v1", "v2")
 	a.patchStatus(t, `{"pauseConditions": null}`)
 	a.state(t, "Paused 3 50")
@@ -100,7 +100,7 @@ func (a *argoApp) promote(t *testing.T) {
 
 // abort gives v3 20 per cent and takes them back, and no request fails.
 func (a *argoApp) abort(t *testing.T) {
-	l := a.other.load(t, "abort-"+a.app, "-rate", "50", a.url())
+	l := a.load(t, "abort-"+a.app)
 	a.firstStep(t, "v2", "v3")
 	a.patchStatus(t, `{"abort": true}`)
 	a.state(t, "Degraded 0 0")

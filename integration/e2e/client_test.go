@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tulle-mesh/tulle/integration/images/report"
 )
@@ -165,6 +166,10 @@ func (l *load) wait(t *testing.T) report.Summary {
 	var s report.Summary
 	if err := json.Unmarshal(l.out.Bytes(), &s); err != nil {
 		t.Fatalf("load %s: %v: %s", l.name, err, l.out.String())
+	}
+	if len(s.Failures) > 0 {
+		began := time.Now().Add(-time.Duration(s.Seconds * float64(time.Second)))
+		t.Logf("%s from %s: requests failed from %.1f s to %.1f s after its start", l.name, l.client.node, s.Failures[0].At.Sub(began).Seconds(), s.LastFailure.Sub(began).Seconds())
 	}
 	return s
 }

@@ -50,7 +50,7 @@ func (c *canary) settle(t *testing.T, documented *unstructured.Unstructured) {
 
 // promote takes v2 from 30 and 60 per cent to all, and no request fails.
 func (c *canary) promote(t *testing.T) {
-	l := c.other.load(t, "promote-"+c.name, "-rate", "50", c.url())
+	l := c.load(t, "promote-"+c.name)
 	c.deploy(t, "v2", 200)
 	c.advance(t, "Progressing 0")
 	c.e.rollout(t, c.namespace, "deployment/"+c.name)
@@ -76,7 +76,7 @@ func (c *canary) promote(t *testing.T) {
 
 // rollBack gives v3, which answers 500, 30 per cent until Flagger has seen it in the metrics. Nothing else fails.
 func (c *canary) rollBack(t *testing.T) {
-	l := c.other.load(t, "rollback-"+c.name, "-rate", "50", c.url())
+	l := c.load(t, "rollback-"+c.name)
 	c.deploy(t, "v3", 500)
 	c.advance(t, "Progressing 0")
 	c.e.rollout(t, c.namespace, "deployment/"+c.name)

@@ -18,6 +18,13 @@ type shifted struct {
 
 func (s shifted) url() string { return fmt.Sprintf("http://%s.%s.mesh./", s.name, s.namespace) }
 
+// load calls the service from the other node all the while.
+func (s shifted) load(t *testing.T, name string) *load {
+	t.Helper()
+	s.e.inARow(t, "calls from "+s.other.node, 3, settleTimeout, func() error { return s.other.allOK(t, "get", s.url()) })
+	return s.other.load(t, name, "-rate", "50", s.url())
+}
+
 // backends are the names and weights of a TrafficSplit in a version, in the order they are written.
 func (s shifted) backends(t *testing.T, split, version string) string {
 	t.Helper()
