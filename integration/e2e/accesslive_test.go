@@ -144,8 +144,8 @@ func (s *accessSuite) liveConnections(t *testing.T) {
 	for i := range 2 {
 		for _, target := range []string{"tcp://%s:8300", "ws://%s:80/", "udp://%s:8300"} {
 			target = fmt.Sprintf(target, "web."+accessNamespace+".mesh.")
-			forbidden = append(forbidden, s.callers["client"][i].hold(t, target))
-			allowed = append(allowed, s.callers["other"][i].hold(t, target))
+			forbidden = append(forbidden, s.callers["client"][i].hold(t, target, "-duration", "30s", "-silence", "1s"))
+			allowed = append(allowed, s.callers["other"][i].hold(t, target, "-duration", "30s", "-silence", "1s"))
 		}
 	}
 	for _, h := range slices.Concat(forbidden, allowed) {
@@ -270,11 +270,11 @@ func (h *held) String() string {
 	return fmt.Sprintf("%s from %s on %s", h.target, h.client.pod, h.client.node)
 }
 
-func (c client) hold(t *testing.T, target string) *held {
+func (c client) hold(t *testing.T, target string, flags ...string) *held {
 	t.Helper()
 	out, in := io.Pipe()
 	go func() {
-		in.CloseWithError(c.run(t.Context(), in, io.Discard, "hold", "-duration", "30s", "-silence", "1s", target))
+		in.CloseWithError(c.run(t.Context(), in, io.Discard, append(append([]string{"hold"}, flags...), target)...))
 	}()
 	t.Cleanup(func() { _, _ = io.Copy(io.Discard, out) }) // it has said what it had to say
 	return &held{client: c, target: target, lines: json.NewDecoder(out)}

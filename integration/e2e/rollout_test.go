@@ -93,12 +93,53 @@ func (r *rolloutSuite) many(t *testing.T) {
 	})
 }
 
-// replace replaces all proxies.
+// drainLimit is how long what lives goes on once a proxy takes nothing new: proxy.drainLimit.
+const drainLimit = 25 * time.Second
+
+// replace replaces all proxies. TCP connections and WebSockets go on until the drain of the first of them is over: they
+// may go through the other node's, too.
 func (r *rolloutSuite) replace(t *testing.T) {
 	t.Helper()
+	old := r.e.proxies(t)
+	var streams []*held
+	for _, c := range r.e.clients {
+		for _, target := range []string{"tcp://web.e2e-many.mesh.:9000", "ws://web.e2e-many.mesh.:80/"} {
+			streams = append(streams, c.hold(t, target, "-duration", "3m", "-silence", "5s"))
+		}
+	}
+	for _, h := range streams {
+		if first := h.next(t); !first.Open {
+			t.Fatalf("%s: %s", h, first.Error)
+		}
+	}
 	r.e.run(t, "-n", meshNamespace, "rollout", "restart", "daemonset/tulle-proxy")
 	r.e.rollout(t, meshNamespace, "daemonset/tulle-proxy")
 	r.e.eventually(t, "only the new proxies", func() error { return r.e.oneProxyEach(t) })
+	told := r.toldToStop(t, old[0])
+	for _, p := range old[1:] {
+		if at := r.toldToStop(t, p); at.Before(told) {
+			told = at
+		}
+	}
+	for _, h := range streams {
+		end := h.next(t)
+		lived := end.At.Sub(told)
+		t.Logf("%s: lived for %.1f s after the first proxy was told to stop: %s", h, lived.Seconds(), end.Error)
+		if end.Open || lived < drainLimit {
+			t.Errorf("%s: lived for %v after the first proxy was told to stop, want %v at least: %+v", h, lived, drainLimit, end)
+		}
+	}
+}
+
+// toldToStop is when the kubelet told a pod to, in whole seconds, rounded down.
+func (r *rolloutSuite) toldToStop(t *testing.T, p pod) time.Time {
+	t.Helper()
+	out := r.e.run(t, "-n", meshNamespace, "get", "events", "--field-selector", "involvedObject.name="+p.name+",reason=Killing", "-o", "jsonpath={.items[0].firstTimestamp}")
+	told, err := time.Parse(time.RFC3339, out)
+	if err != nil {
+		t.Fatalf("when %s was told to stop: %v", p.name, err)
+	}
+	return told
 }
 
 // oneProxyEach says whether there are no proxies left but one on each node.
