@@ -106,7 +106,7 @@ func (o *options) serveNames(ctx context.Context) error {
 	g, running := errgroup.WithContext(running)
 	g.Go(func() error { return server.Run(running, l, p) })
 	g.Go(func() error { return client.Run(running) })
-	g.Go(func() error { return serveHTTP(running, o.healthAddress, namesHealth(client)) })
+	g.Go(func() error { return serveHTTP(running, o.healthAddress, namesHealth(client, ctx.Done())) })
 	g.Go(func() error {
 		mux := http.NewServeMux()
 		mux.Handle("GET "+firsthop.Path, firsthop.Handler(o.podName))
@@ -140,11 +140,18 @@ func (o *options) storeOf() *push.Store {
 	return &push.Store{Path: o.store}
 }
 
-// namesHealth is ready once there is a config, from a controller or from the disk.
-func namesHealth(client *push.Client) http.Handler {
+// namesHealth is ready once there is a config, from a controller or from the disk, until it is to stop: as long as the pod
+// is ready, kube-proxy leaves flows of UDP here.
+func namesHealth(client *push.Client, stopping <-chan struct{}) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-stopping:
+			http.Error(w, "stopping", http.StatusServiceUnavailable)
+			return
+		default:
+		}
 		select {
 		case <-client.Ready():
 			w.WriteHeader(http.StatusOK)

@@ -60,7 +60,7 @@ func TestNamesAlone(t *testing.T) {
 	target := freePorts(t, 1)[0]
 	c.publish(t, true, service{name: "web", target: target, backend: "127.0.0.1:9"})
 	dir := t.TempDir()
-	p := startProxy(t, c, dir, "--stop-wait=1s", "--stop-lag=0s", "dns")
+	p := startProxy(t, c, dir, "--stop-wait=3s", "--stop-lag=0s", "dns")
 	p.waitReady()
 	address := lookup(t, p.dns, "web.shop.mesh")
 	if address == "" {
@@ -77,11 +77,12 @@ func TestNamesAlone(t *testing.T) {
 	waitStored(t, dir)
 	c.stop()
 	p.kill()
-	p = startProxy(t, c, dir, "--stop-wait=1s", "--stop-lag=0s", "dns")
+	p = startProxy(t, c, dir, "--stop-wait=3s", "--stop-lag=0s", "dns")
 	p.waitReady()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "it is not ready", func() bool { return p.readiness() == http.StatusServiceUnavailable })
 	if again := lookup(t, p.dns, "web.shop.mesh"); again != address {
 		t.Errorf("without a controller, when it is told to stop, the name is %q, want %q", again, address)
 	}

@@ -230,12 +230,13 @@ func TestStop(t *testing.T) {
 	}
 	eventually(t, "it stops", func() bool { return strings.Contains(p.log.String(), "msg=stopping") })
 	mustGet(t, url, "web v1")
+	if code := p.readiness(); code != http.StatusOK {
+		t.Errorf("not ready (%d) while mesh addresses lead to it", code)
+	}
 	c.publish(t, false, s, other)
+	eventually(t, "it is not ready", func() bool { return p.readiness() == http.StatusServiceUnavailable })
 	eventually(t, "it drains", func() bool { return strings.Contains(p.log.String(), "msg=draining") })
 	eventually(t, "it refuses", func() bool { _, _, err := get(url); return errors.Is(err, syscall.ECONNREFUSED) })
-	if code := p.readiness(); code != http.StatusOK {
-		t.Errorf("not ready (%d) while it drains", code)
-	}
 	close(slow.answer)
 	if got := <-answer; got != "slow<nil>" {
 		t.Errorf("the request under way: %s", got)

@@ -28,6 +28,7 @@ const (
 
 var (
 	errLooping  = errors.New("the worker crashes again and again")
+	errLeft     = errors.New("the pod stops, and others serve instead")
 	errStarting = errors.New("no worker has been ready yet")
 )
 

@@ -41,7 +41,7 @@ func (h *holder) start(ctx context.Context) (*process, error) {
 		return nil, fmt.Errorf("start the worker: %w", err)
 	}
 	s := &session{
-		conn: conn.(*net.UnixConn), sockets: h.sockets, ready: h.status.workerReady, done: make(chan struct{}),
+		conn: conn.(*net.UnixConn), sockets: h.sockets, ready: h.status.workerReady, leave: h.status.workerLeaves, done: make(chan struct{}),
 		hello: Hello{Crashes: h.crashes, Restarts: h.restarts, Stopping: h.stopping, Note: h.note}, log: h.Log,
 	}
 	go s.run(context.WithoutCancel(ctx))

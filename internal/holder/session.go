@@ -21,6 +21,7 @@ type session struct {
 	hello   Hello
 	beats   atomic.Uint64
 	ready   func()
+	leave   func()
 	note    atomic.Pointer[string]
 	log     *slog.Logger
 	done    chan struct{}
@@ -92,6 +93,8 @@ func (s *session) handle(ctx context.Context, m message) error {
 		}
 	case kindReady:
 		s.ready()
+	case kindLeave:
+		s.leave()
 	case kindRemember:
 		s.note.Store(&m.Note)
 	default:

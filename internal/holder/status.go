@@ -19,12 +19,19 @@ type status struct {
 	ready   bool      // the current worker is
 	lost    time.Time // since when it isn't, if ever
 	looping bool      // workers crash one after the other
+	left    bool      // others serve instead
 }
 
 func (s *status) workerReady() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ever, s.ready = true, true
+}
+
+func (s *status) workerLeaves() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = true
 }
 
 // workerGone notes that the worker ended, and whether one after the other does.
@@ -52,6 +59,8 @@ func (s *status) readiness() error {
 	switch {
 	case s.looping:
 		return errLooping
+	case s.left:
+		return errLeft
 	case s.ready || s.ever && s.now().Sub(s.lost) < s.grace:
 		return nil
 	case s.ever:

@@ -144,4 +144,8 @@ func TestStatus(t *testing.T) {
 	is("ready in a loop", false, false)
 	s.stable()
 	is("stable", true, true)
+	s.workerLeaves()
+	is("others serve instead", false, true)
+	s.workerReady()
+	is("another worker that is about to end", false, true)
 }

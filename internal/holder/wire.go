@@ -46,6 +46,7 @@ const (
 	kindListen   = "listen"   // one socket; the reply carries it
 	kindRelease  = "release"  // any sockets
 	kindReady    = "ready"    // the worker serves
+	kindLeave    = "leave"    // others serve instead
 	kindRemember = "remember" // a note for the next worker
 )
 

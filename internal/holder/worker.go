@@ -156,6 +156,9 @@ func (w *Worker) Settle() error {
 // Ready tells the holder that this worker serves.
 func (w *Worker) Ready() error { return w.tell(message{Kind: kindReady}) }
 
+// Leave tells the holder that others serve instead, whatever this worker and those after it still do.
+func (w *Worker) Leave() error { return w.tell(message{Kind: kindLeave}) }
+
 // Remember makes the holder give note to the next worker, if there will be one.
 func (w *Worker) Remember(note string) error { return w.tell(message{Kind: kindRemember, Note: note}) }
 
