@@ -123,6 +123,7 @@ func (o *options) serveNames(ctx context.Context) error {
 		case <-running.Done():
 			return nil
 		case <-ctx.Done():
+			server.Leave()
 		}
 		select {
 		case <-running.Done():

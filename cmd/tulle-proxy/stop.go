@@ -13,8 +13,8 @@ const drainingNote = "draining"
 
 // stop lets go in the order in which nobody notices: clients are sent here until the controller has taken this proxy
 // out of every mesh address and all nodes know, which is when nobody connects any more; then what is being served is
-// asked to end. Names are asked for here until the pod is not ready: it is the kubelet that takes it out of the mesh
-// DNS's Service, and kube-proxy leaves flows of UDP where they are while the endpoint serves. since is when the signal came, perhaps to a worker before this one.
+// asked to end. Who asks for names goes elsewhere with the next connection; flows of UDP stay where they are, by kube-proxy,
+// until the pod is not ready. since is when the signal came, perhaps to a worker before this one.
 func (w *worker) stop(running context.Context, since time.Time) {
 	limit, cancel := context.WithDeadline(running, since.Add(w.stopLimit))
 	defer cancel()
@@ -24,6 +24,8 @@ func (w *worker) stop(running context.Context, since time.Time) {
 	if err := w.outOfSlices(accept, since); err != nil {
 		w.log.Warn("stopping without the controller's word that no mesh address points here", "err", err)
 	}
+	w.log.Info("others serve instead", "after", time.Since(since))
+	w.dns.Leave()
 	if err := w.held.Leave(); err != nil {
 		w.log.Error("the proxy stays ready: who asks for names may go on to ask here", "err", err)
 	}

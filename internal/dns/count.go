@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/rcode"
@@ -49,14 +50,21 @@ func (r *recorder) WriteMsg(m *dns.Msg) error {
 	return r.ResponseWriter.WriteMsg(m)
 }
 
-// asked tells of every query.
-type asked struct {
+// watched tells of every query, and ends connections of those who are to ask elsewhere.
+type watched struct {
 	plugin.Handler
-	tell func()
+	tell func() // nil = not
+	left *atomic.Bool
 }
 
 // ServeDNS implements plugin.Handler.
-func (a asked) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-	a.tell()
-	return a.Handler.ServeDNS(ctx, w, r) //nolint:wrapcheck // the chain's
+func (h watched) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if h.tell != nil {
+		h.tell()
+	}
+	code, err := h.Handler.ServeDNS(ctx, w, r)
+	if h.left.Load() && plugin.ClientWrite(code) {
+		_ = w.Close() // it is the client's end, too, if it fails
+	}
+	return code, err //nolint:wrapcheck // the chain's
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
@@ -28,6 +29,7 @@ type Config struct {
 // Server serves the mesh zones over UDP and TCP.
 type Server struct {
 	server *dnsserver.Server
+	left   atomic.Bool
 }
 
 // New makes a Server.
@@ -54,16 +56,20 @@ func New(c Config) (*Server, error) {
 		}
 		chain = append([]plugin.Plugin{func(next plugin.Handler) plugin.Handler { return count{next, counter} }}, chain...)
 	}
-	if c.Asked != nil {
-		chain = append([]plugin.Plugin{func(next plugin.Handler) plugin.Handler { return asked{next, c.Asked} }}, chain...)
-	}
+	out := &Server{}
+	chain = append([]plugin.Plugin{func(next plugin.Handler) plugin.Handler { return watched{next, c.Asked, &out.left} }}, chain...)
 	// The zones change while the server runs, so it gets the root, and the plugin tells them apart.
 	s, err := dnsserver.NewServer("dns://", []*dnsserver.Config{{Zone: ".", Transport: "dns", Plugin: chain}})
 	if err != nil {
 		return nil, fmt.Errorf("set up the DNS server: %w", err)
 	}
-	return &Server{server: s}, nil
+	out.server = s
+	return out, nil
 }
+
+// Leave is called when others serve instead: from now on a TCP connection ends with its next answer, so that who asks goes
+// elsewhere. A cluster's DNS keeps a connection as long as it has questions.
+func (s *Server) Leave() { s.left.Store(true) }
 
 // Run serves on l and p, which it closes, until ctx is done; queries that have been read are answered before it
 // returns. It may be called once.

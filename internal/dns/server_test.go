@@ -87,6 +87,12 @@ func serve(t *testing.T, c Config) string {
 
 func serveAt(t *testing.T, c Config, address string) string {
 	t.Helper()
+	_, at := start(t, c, address)
+	return at
+}
+
+func start(t *testing.T, c Config, address string) (s *Server, at string) {
+	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +101,7 @@ func serveAt(t *testing.T, c Config, address string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(c)
+	s, err = New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +114,7 @@ func serveAt(t *testing.T, c Config, address string) string {
 			t.Errorf("the server ended with %v", err)
 		}
 	})
-	return l.Addr().String()
+	return s, l.Addr().String()
 }
 
 func ask(t *testing.T, network, server string, m *dns.Msg) *dns.Msg {
@@ -405,6 +411,44 @@ func TestMetrics(t *testing.T) {
 	if n := asked.Load(); n != 5 {
 		t.Errorf("%d queries were told of", n)
 	}
+}
+
+// TestLeave has kept connections end with an answer each, once others serve instead.
+func TestLeave(t *testing.T) {
+	s, at := start(t, Config{View: exampleView(exampleMesh())}, "127.0.0.1:0")
+	client := &dns.Client{Net: "tcp", Timeout: 5 * time.Second}
+	var kept [2]*dns.Conn
+	for i := range kept {
+		c, err := client.Dial(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		kept[i] = c
+	}
+	answered := func(c *dns.Conn) error {
+		r, _, err := client.ExchangeWithConn(question("web.shop.mesh.", dns.TypeA), c)
+		if err == nil && len(r.Answer) == 0 {
+			t.Errorf("the answer is %v", r)
+		}
+		return err
+	}
+	for range 2 {
+		if err := answered(kept[0]); err != nil {
+			t.Fatalf("a kept connection: %v", err)
+		}
+	}
+	s.Leave()
+	for i, c := range kept {
+		if err := answered(c); err != nil {
+			t.Errorf("connection %d, once others serve: %v", i, err)
+		}
+		if err := answered(c); err == nil {
+			t.Errorf("connection %d is kept", i)
+		}
+	}
+	ask(t, "udp", at, question("web.shop.mesh.", dns.TypeA))
+	ask(t, "tcp", at, question("web.shop.mesh.", dns.TypeA))
 }
 
 func TestStopBeforeStart(t *testing.T) {
