@@ -506,14 +506,15 @@ func mortal(t testing.TB, host string, h http.HandlerFunc) (address string, end 
 			_ = c.(*net.TCPConn).CloseWrite()
 			return true
 		})
-		// Who speaks HTTP/2 closes it on reading that. What he sends before is lost, and nobody can help it.
+		// Who speaks HTTP/2 closes it on reading that, who speaks HTTP/1 looks whether it came. What he sends before is lost,
+		// and nobody can help it.
 		eventually(t, func() (err error) {
-			if h2 {
-				open.Range(func(c, _ any) bool {
+			open.Range(func(c, _ any) bool {
+				if h2 || !heard(t, c.(*net.TCPConn)) {
 					err = fmt.Errorf("%s is open", c.(net.Conn).RemoteAddr())
-					return false
-				})
-			}
+				}
+				return err == nil
+			})
 			return err
 		})
 		s.Close()
