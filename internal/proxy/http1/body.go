@@ -110,20 +110,21 @@ func (s *source) makeRoom() {
 // sink writes a message to a connection.
 type sink struct {
 	conn   net.Conn
-	buffer []byte // what is still to be written
+	out    io.Writer // to conn
+	buffer []byte    // what is still to be written
 	framed framing
 	sent   int64 // bytes of the body
 	wrote  bool  // something was written
 }
 
-// begin makes s a message to conn. It is free until something is added.
-func (s *sink) begin(conn net.Conn, size int) {
-	*s = sink{conn: conn, buffer: takeBuffer(size)[:0]}
+// begin makes s a message to conn, which is written to by out. It is free until something is added.
+func (s *sink) begin(conn net.Conn, out io.Writer, size int) {
+	*s = sink{conn: conn, out: out, buffer: takeBuffer(size)[:0]}
 }
 
 func (s *sink) free() {
 	freeBuffer(s.buffer)
-	s.buffer, s.conn = nil, nil
+	s.buffer, s.conn, s.out = nil, nil, nil
 }
 
 // add adds a part of the body. Long parts are written from where they are.
@@ -172,7 +173,7 @@ func (s *sink) flush() error {
 }
 
 func (s *sink) write(p []byte) error {
-	n, err := s.conn.Write(p)
+	n, err := s.out.Write(p)
 	s.wrote = s.wrote || n > 0
 	return err //nolint:wrapcheck // the caller tells whose connection it is
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
 	"github.com/tulle-mesh/tulle/internal/proxy/share"
+	"github.com/tulle-mesh/tulle/internal/proxy/socket"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
@@ -27,6 +28,7 @@ type conn struct {
 	server  *Server
 	tcp     Conn
 	raw     syscall.RawConn // of a TCP connection; nil if the client is at the end of a tunnel
+	out     io.Writer       // to tcp
 	client  exchange.Client
 	share   *share.Account // that the connection counts for
 	counted meter.Cache
@@ -79,7 +81,7 @@ const (
 )
 
 func newConn(s *Server, tcp Conn, b *route.Binding, a *share.Account) *conn {
-	c := &conn{server: s, tcp: tcp, share: a, first: true}
+	c := &conn{server: s, tcp: tcp, out: tcp, share: a, first: true}
 	c.client = exchange.Client{Binding: b, Counted: &c.counted, Admitted: b.Tunnel != nil}
 	if a, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
 		c.client.Addr = a.AddrPort().Addr().Unmap()
@@ -106,6 +108,7 @@ func (c *conn) serve() {
 		if c.raw, err = tcp.SyscallConn(); err != nil {
 			return
 		}
+		c.out = socket.NewWriter(c.raw)
 	}
 	for c.next() && c.exchange() {
 	}
@@ -249,24 +252,18 @@ func (c *conn) more() error {
 // readFirst reads what there is into a buffer of its own; it is not done if that is nothing.
 func readFirst(fd uintptr, size int) (b []byte, err error, done bool) { //nolint:revive // done belongs last
 	b = takeBuffer(size)
-	var n int
-	for {
-		n, err = syscall.Read(int(fd), b)
-		if err != syscall.EINTR {
-			break
-		}
-	}
+	n, errno := socket.Read(fd, b)
 	if n > 0 {
 		return b[:n], nil, true
 	}
 	freeBuffer(b)
-	switch err {
-	case nil:
+	switch errno {
+	case 0:
 		return nil, io.EOF, true
 	case syscall.EAGAIN:
 		return nil, nil, false
 	}
-	return nil, err, true
+	return nil, errno, true
 }
 
 // begin makes ready for an exchange.

@@ -172,7 +172,7 @@ func (w *writer) WriteHeader(status int) {
 		return
 	}
 	s := &w.c.toClient
-	s.begin(w.c.tcp, largeBuffer)
+	s.begin(w.c.tcp, w.c.out, largeBuffer)
 	w.line(status)
 	if status < 200 {
 		s.buffer = append(s.buffer, "\r\n"...)

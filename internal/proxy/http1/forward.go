@@ -285,7 +285,7 @@ func (c *conn) send(up *upstream.Conn) error {
 	if r.body.framing != none {
 		size = largeBuffer
 	}
-	c.toUp.begin(up.Conn, size)
+	c.toUp.begin(up.Conn, up.Out(), size)
 	c.toUp.buffer = r.appendHead(c.toUp.buffer, hopHeader{
 		target: c.x.Sent(), host: c.x.Endpoint.Address(), client: &c.client, cert: c.x.ClientCert(),
 		far: c.client.Binding.Tunnel != nil,
@@ -370,7 +370,7 @@ func (c *conn) interim(n int) error {
 		return errAnswer
 	}
 	if c.request.minor > 0 && (r.status != 100 || c.request.expects) {
-		c.toClient.begin(c.tcp, smallBuffer)
+		c.toClient.begin(c.tcp, c.out, smallBuffer)
 		c.toClient.buffer = r.appendHead(c.toClient.buffer, none, false)
 		err := c.toClient.flush()
 		c.toClient.free()
@@ -400,7 +400,7 @@ func (c *conn) deliver(up *upstream.Conn, n int) (reusable bool, err error) {
 	c.upBody.own = true // the head is not needed once it was rewritten
 	c.answer = nil
 	defer c.upBody.free()
-	c.toClient.begin(c.tcp, largeBuffer)
+	c.toClient.begin(c.tcp, c.out, largeBuffer)
 	if c.client.Binding.Tunnel != nil {
 		r.drop([]byte(refusal.Header)) // which would be taken for this proxy's word
 	}

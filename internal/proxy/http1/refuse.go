@@ -47,7 +47,7 @@ func (c *conn) refuse(r refusal.Reason) {
 	if r == refusal.ConnectMethod {
 		c.closing = true // what follows is for the tunnel that there is none of
 	}
-	c.toClient.begin(c.tcp, smallBuffer)
+	c.toClient.begin(c.tcp, c.out, smallBuffer)
 	defer c.toClient.free()
 	b := append(c.toClient.buffer, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(a.Status), 10)

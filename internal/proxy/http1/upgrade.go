@@ -39,7 +39,7 @@ func (c *conn) switchProtocols(up *upstream.Conn, n int) error {
 	c.x.Answered(r.status, true)
 	c.x.ReleaseShare() // it counts as a connection only
 	c.begun = true
-	c.toClient.begin(c.tcp, largeBuffer)
+	c.toClient.begin(c.tcp, c.out, largeBuffer)
 	c.toClient.buffer = r.appendHead(c.toClient.buffer, none, false)
 	_ = c.toClient.add(c.answer[n:]) // a failure shows in what comes next, too
 	ahead := c.reqBody.rest()

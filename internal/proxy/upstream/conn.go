@@ -2,11 +2,14 @@ package upstream
 
 import (
 	"context"
+	"io"
 	"net"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/socket"
 )
 
 // Conn is a connection to an endpoint that carries one HTTP/1 exchange at a time. It belongs to who took it.
@@ -17,6 +20,7 @@ type Conn struct {
 	key  poolKey
 
 	raw   syscall.RawConn
+	out   io.Writer
 	since time.Duration // when it became idle, since the set's start
 	until time.Duration // when it can't be used any more; 0 = never
 	quiet bool          // found by peek
@@ -95,6 +99,10 @@ func (c *Conn) watched(raw net.Conn) *Conn {
 	if s, ok := raw.(syscall.Conn); ok {
 		c.raw, _ = s.SyscallConn()
 	}
+	c.out = c.Conn
+	if c.TCP != nil && c.raw != nil {
+		c.out = socket.NewWriter(c.raw)
+	}
 	c.peek = func(fd uintptr) bool {
 		c.quiet = quiet(fd)
 		return true
@@ -113,6 +121,9 @@ func (c *Conn) Quiet() bool {
 
 // Raw is the socket, for waits that need no buffer.
 func (c *Conn) Raw() syscall.RawConn { return c.raw }
+
+// Out is for a request: the quickest way to write to the connection, for one goroutine at a time.
+func (c *Conn) Out() io.Writer { return c.out }
 
 // Keep gives back a connection that is ready for another exchange.
 func (w *Way) Keep(c *Conn) {
