@@ -34,7 +34,7 @@ func misbehave(ctx context.Context, m *flatMesh) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, r := range []rude{
-		{"half a head", 16, 0, webPort, saying("GET / HTTP/1.1\r\nHost: we", holdOn)},
+		{"half a head", 16, 0, webPort, saying("GET / HTTP/1.1\r\nHost: we", outstay)},
 		{"half a body", 16, 0, webPort, saying("POST /sink HTTP/1.1\r\nHost: web\r\nContent-Length: 1000000\r\n\r\nbeginning", holdOn)},
 		{"half a chunk", 8, 0, h2cPort, saying("POST /sink HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nbeginning", holdOn)},
 		{"never reads", 8, 0, webPort, saying(bigRequest, holdOn)},
@@ -53,7 +53,7 @@ func misbehave(ctx context.Context, m *flatMesh) {
 		{"garbage for HTTP/2", 1, 50 * time.Millisecond, webPort, garbage(http2.ClientPreface)},
 		{"streams that nobody reads", 2, 0, webPort, hoard},
 		{"rapid resets", 1, 200 * time.Millisecond, webPort, flood},
-		{"nothing at all", 16, 0, webPort, holdOn},
+		{"nothing at all", 16, 0, webPort, outstay},
 		{"opens and closes", 2, 20 * time.Millisecond, webPort, leave},
 		{"opens and closes TCP", 2, 20 * time.Millisecond, tcpPort, leave},
 		{"TCP that nobody reads", 8, 0, tcpPort, choke},
@@ -128,6 +128,12 @@ func garbage(before string) func(context.Context, net.Conn) {
 func leave(ctx context.Context, _ net.Conn) { pause(ctx, 5*time.Millisecond) }
 
 func holdOn(ctx context.Context, _ net.Conn) { pause(ctx, 4*time.Second) }
+
+// outstay waits until the proxy has enough.
+func outstay(_ context.Context, c net.Conn) {
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	_, _ = io.Copy(io.Discard, c)
+}
 
 // gulp reads a little and leaves.
 func gulp(_ context.Context, c net.Conn) {
