@@ -13,11 +13,12 @@ CACHE      ?= $(or $(TULLE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tulle)
 LDFLAGS    := -s -w -X github.com/tulle-mesh/tulle/internal/version.Version=$(VERSION)
 GOBUILD    := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 PACKAGES   := ./...
+TULLE_FLAT ?= 45s
 
 LINT_VERSION := $(shell sed -n 's/^.*golangci-lint\/v2 \(v[^ ]*\).*/\1/p' integration/tools/go.mod)
 LINT       := $(CACHE)/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build images test lint format generate check unit conformance traefik spire e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
+.PHONY: help build images test lint format generate check unit flat conformance traefik spire e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,7 +29,10 @@ build: ## build bin/tulle, bin/tulle-controller and bin/tulle-proxy
 images: ## write the container images (OCI indexes for amd64 and arm64) to dist/images
 	integration/images.sh '$(VERSION)'
 
-test: lint check unit conformance fuzz-brief traefik e2e ## everything but soak: lint, generated files, a minute of fuzzing, unit, golden, standalone, and e2e where it can run
+test: lint check unit flat conformance fuzz-brief traefik e2e ## everything but soak: lint, generated files, a minute of fuzzing, unit, golden, standalone, and e2e where it can run
+
+flat: ## the proxy's memory, goroutines and files under load, churn and misbehaving clients, for TULLE_FLAT (default 45s)
+	TULLE_FLAT=$(TULLE_FLAT) go test -count=1 -v -timeout 30m -run '^TestMemoryStaysFlat$$' ./cmd/tulle-proxy
 
 conformance: ## h2spec and gRPC's interoperability cases
 	cd integration/conformance && go test -count=1 .
@@ -75,6 +79,7 @@ bench: ## benchmarks of the packages, and the data plane beside nginx, HAProxy a
 	integration/bench.sh -write docs/performance.md
 
 soak: spire ## what takes too long for `make test`
+	$(MAKE) flat TULLE_FLAT=10m
 	TULLE_SOAK=1 integration/e2e.sh
 
 fuzz-brief: ## the parsers of HTTP/1, and Traefik's rules, for a minute

@@ -29,7 +29,7 @@ type Pipe struct {
 	In, Out func(bytes float64)
 }
 
-// tick is how often at least bytes are reported and idleness is looked at.
+// tick is how often at least bytes are reported, and for how long what a side sent before it broke may take to get out.
 const tick = 15 * time.Second
 
 // Run carries bytes both ways until both directions have ended, then closes both connections. The end of one direction
@@ -68,6 +68,7 @@ type running struct {
 	ended            func(*Panic)
 
 	last     atomic.Int64 // when a byte moved last, since epoch
+	clock    atomic.Pointer[time.Timer]
 	broken   atomic.Bool  // at least one side was reset, or nothing moved for too long
 	over     atomic.Int32 // directions that have ended
 	panicked atomic.Pointer[Panic]
@@ -76,7 +77,22 @@ type running struct {
 func (p Pipe) running(ended func(*Panic)) *running {
 	r := &running{client: p.Client, upstream: p.Upstream, tick: min(tick, max(p.Idle/4, time.Millisecond)), idle: p.Idle, ended: ended}
 	r.last.Store(int64(time.Since(epoch)))
+	r.clock.Store(time.AfterFunc(p.Idle, r.look))
 	return r
+}
+
+// look ends both directions if nothing has moved for too long. They can't see to it by themselves: both may wait for
+// somebody to read.
+func (r *running) look() {
+	left := r.idle - (time.Since(epoch) - time.Duration(r.last.Load()))
+	switch {
+	case r.over.Load() == 2:
+	case left > 0:
+		r.clock.Store(time.AfterFunc(left, r.look))
+	default:
+		r.broken.Store(true)
+		r.reset()
+	}
 }
 
 func (r *running) direction(dst, src Conn, count func(float64)) {
@@ -91,9 +107,11 @@ func (r *running) leave() {
 		r.broken.Store(true)
 		r.reset() // so that the other direction ends
 	}
-	switch {
-	case r.over.Add(1) < 2:
+	if r.over.Add(1) < 2 {
 		return
+	}
+	r.clock.Load().Stop()
+	switch {
 	case r.broken.Load():
 		r.reset()
 	default:
@@ -120,10 +138,9 @@ func (r *running) copy(dst, src Conn, count func(float64)) {
 		// An error means that src is closed, which move reports better.
 		_ = src.SetReadDeadline(time.Now().Add(r.tick))
 		n, err := m.move()
-		now := time.Since(epoch)
 		if n > 0 {
 			count(float64(n))
-			r.last.Store(int64(now))
+			r.last.Store(int64(time.Since(epoch)))
 		}
 		switch {
 		case err == nil:
@@ -135,20 +152,18 @@ func (r *running) copy(dst, src Conn, count func(float64)) {
 			return
 		case r.broken.Load():
 			return
-		case now-time.Duration(r.last.Load()) >= r.idle:
-			r.broken.Store(true)
-			return
 		}
 	}
 }
 
 // breakOff ends the direction from src to dst after err. If src is what broke, dst is reset at once: there is nobody
 // left to hear it. If dst broke, what it sent before may still be on its way to src: the other direction finds the end
-// by itself.
+// by itself, unless src doesn't read.
 func (r *running) breakOff(dst, src Conn, err error) {
 	r.broken.Store(true)
 	if errors.Is(err, syscall.EPIPE) || isAlive(src) {
 		// Nobody reads on from src. Data that keeps coming in would only fill its buffer.
+		_ = src.SetWriteDeadline(time.Now().Add(r.tick)) // fails if it is closed
 		return
 	}
 	Reset(dst)
