@@ -232,3 +232,52 @@ func TestWaitingIsNotBuffering(t *testing.T) {
 		}
 	}
 }
+
+// What a caller sends to another node counts on both, for its namespace, with what is kept to be sent again.
+func TestBytesCountOnBothNodes(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	u := newUnwilling(t)
+	release := sync.OnceFunc(func() { close(u.release) })
+	defer release()
+	w := listenAt(t, webAt, func(in net.Conn) { relay(t, in, u.address) })
+	c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), w)
+	s := service("web", httpPort, 80, c.target)
+	s.GetPorts()[0].GetRoutes()[0].GetBackends()[0].Scheme = configv1.Scheme_SCHEME_H2C
+	c.publish("shop/web", s)
+	front := "http://" + c.a.sockets.address(httpPort, c.target)
+	small, large := httpFrom(t, clientAt, true), httpFrom(t, clientAt, true)
+	sending, stop := context.WithCancel(t.Context())
+	defer stop()
+	kept, w2 := io.Pipe()
+	defer w2.Close()
+	read, ended := make(chan struct{}), make(chan string, 2)
+	close(read)
+	go func() { ended <- ending(small.Transport, http.MethodPost, front+"/echo", kept, read) }()
+	if _, err := w2.Write(make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	buffered := func(n *farNode, want func(float64) bool) func() error {
+		return func() error {
+			if b := n.metric("tulle_proxy_tenant_buffered_bytes", "source_namespace", "shop"); !want(b) {
+				return fmt.Errorf("%s counts %v bytes", n.name, b)
+			}
+			return nil
+		}
+	}
+	eventually(t, buffered(c.a, func(b float64) bool { return b == 1000 }))
+	go func() { ended <- ending(large.Transport, http.MethodPost, front+"/takes-nothing", endless{sending}, read) }()
+	for _, n := range []*farNode{c.a, c.b} {
+		eventually(t, buffered(n, func(b float64) bool { return b > 256<<10 }))
+	}
+	stop()
+	w2.Close()
+	release()
+	for range 2 {
+		if got := <-ended; got != "200" {
+			t.Error(got)
+		}
+	}
+	for _, n := range []*farNode{c.a, c.b} {
+		eventually(t, buffered(n, func(b float64) bool { return b == 0 }))
+	}
+}

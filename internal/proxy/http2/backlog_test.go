@@ -44,9 +44,9 @@ func TestBacklogCountsWhoIsBehind(t *testing.T) {
 		l := &ledger{most: 1000}
 		b := &backlog{room: l, window: 100, own: 10, length: -1, shed: func() { t.Error("there is room") }}
 		b.begin()
-		time.Sleep(patience - 1)
+		<-time.After(patience - 1)
 		l.want(t, "before its time", 0)
-		time.Sleep(1)
+		<-time.After(1)
 		l.want(t, "nobody reads", 110)
 		b.read()
 		l.want(t, "until it is seen empty", 110)
@@ -55,27 +55,27 @@ func TestBacklogCountsWhoIsBehind(t *testing.T) {
 		b.read()
 		b.got(1, false)
 		l.want(t, "after one that left nothing", 0)
-		time.Sleep(patience)
+		<-time.After(patience)
 		l.want(t, "what it brought is not passed on", 110)
 		b.read()
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		b.got(0, false)
 		l.want(t, "after a read that waited", 0)
 		for range 100 { // a flow that never waits long, and is empty now and then
-			time.Sleep(patience / 2)
+			<-time.After(patience / 2)
 			b.read()
 			b.got(32, true)
-			time.Sleep(patience / 4)
+			<-time.After(patience / 4)
 			b.read()
 			b.got(1, false)
 		}
 		l.want(t, "as it flows", 0)
 		b.read()
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		l.want(t, "while it waits", 0)
 		for range 3 { // a flow that is never empty
 			b.got(32, true)
-			time.Sleep(patience / 2)
+			<-time.After(patience / 2)
 			b.read()
 		}
 		b.got(32, true)
@@ -83,7 +83,7 @@ func TestBacklogCountsWhoIsBehind(t *testing.T) {
 		b.end()
 		l.want(t, "at its end", 0)
 		b.got(32, true)
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		l.want(t, "after its end", 0)
 	})
 }
@@ -94,15 +94,15 @@ func TestBacklogKnowsTheLength(t *testing.T) {
 		l := &ledger{most: 1000}
 		b := &backlog{room: l, window: 100, own: 10, length: 150}
 		b.begin()
-		time.Sleep(patience)
+		<-time.After(patience)
 		l.want(t, "nothing was read", 110)
 		b.read()
 		b.got(120, false)
-		time.Sleep(patience)
+		<-time.After(patience)
 		l.want(t, "30 are left", 40)
 		b.read()
 		b.got(30, false)
-		time.Sleep(patience)
+		<-time.After(patience)
 		l.want(t, "all is passed on", 10)
 		b.end()
 	})
@@ -113,10 +113,10 @@ func TestBacklogIsShedOnce(t *testing.T) {
 		l, shed := &ledger{most: 100}, 0
 		b := &backlog{room: l, window: 100, own: 10, length: -1, shed: func() { shed++ }}
 		b.begin()
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		b.read()
 		b.got(1, false)
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		b.end()
 		l.want(t, "without room", 0)
 		if shed != 1 {
