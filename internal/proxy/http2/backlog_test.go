@@ -153,3 +153,18 @@ func TestUploadsCountTheConnection(t *testing.T) {
 		l.want(t, "no stream", 0)
 	})
 }
+
+// BenchmarkBacklog is what counting costs an answer that comes in two pieces.
+func BenchmarkBacklog(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		var l backlog
+		l.room, l.window, l.length = (*ledger)(nil), 100, -1
+		l.begin()
+		for range 2 {
+			l.read()
+			l.got(100, false)
+		}
+		l.end()
+	}
+}
