@@ -265,7 +265,9 @@ func TestBytesCountOnBothNodes(t *testing.T) {
 		}
 	}
 	eventually(t, buffered(c.a, func(b float64) bool { return b == 1000 }))
-	go func() { ended <- ending(large.Transport, http.MethodPost, front+"/takes-nothing", endless{sending}, read) }()
+	go func() {
+		ended <- ending(large.Transport, http.MethodPost, front+"/takes-nothing", endless{sending}, read)
+	}()
 	for _, n := range []*farNode{c.a, c.b} {
 		eventually(t, buffered(n, func(b float64) bool { return b > 256<<10 }))
 	}
