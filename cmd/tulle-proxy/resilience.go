@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ type resilience struct {
 	retryPercent, retriesPerSecond float64
 	maxConnections, maxRequests    int
 	connectionsPerSecond           int
+	maxBuffered                    int // MiB
 }
 
 func (r *resilience) addFlags(f *pflag.FlagSet) {
@@ -35,6 +37,7 @@ func (r *resilience) addFlags(f *pflag.FlagSet) {
 	f.IntVar(&r.maxConnections, "max-connections", 32_768, "clients' connections from which on namespaces are held to their shares, at most half of what files may be open; 0 = no limit")
 	f.IntVar(&r.maxRequests, "max-requests", 16_384, "HTTP requests under way from which on namespaces are held to their shares; 0 = no limit")
 	f.IntVar(&r.connectionsPerSecond, "max-connections-per-second", 0, "new connections per second from which on namespaces are held to their shares; 0 = no limit")
+	f.IntVar(&r.maxBuffered, "max-buffered-mib", 256, "MiB of HTTP/2 bodies that are buffered from which on namespaces are held to their shares, at most a third of GOMEMLIMIT; 0 = no limit")
 }
 
 func (r *resilience) check() error {
@@ -51,6 +54,8 @@ func (r *resilience) check() error {
 		return errors.New("--retry-percent, --retries-per-second: want 0 or more")
 	case r.maxConnections < 0 || r.maxRequests < 0 || r.connectionsPerSecond < 0:
 		return errors.New("--max-connections, --max-requests, --max-connections-per-second: want 0 or more")
+	case r.maxBuffered < 0 || r.maxBuffered > 1<<20:
+		return errors.New("--max-buffered-mib: want 0 to 1048576")
 	}
 	return nil
 }
@@ -63,6 +68,7 @@ func (r *resilience) set(c *proxy.Config) {
 	c.Retries.Ratio, c.Retries.PerSecond = none(r.retryPercent/100), none(r.retriesPerSecond)
 	c.Share.Requests, c.Share.Rate = none(r.maxRequests), none(r.connectionsPerSecond)
 	c.Share.Connections = none(withinFiles(r.maxConnections))
+	c.Share.Bytes = none(withinMemory(r.maxBuffered<<20, debug.SetMemoryLimit(-1)))
 }
 
 func none[T int | float64 | time.Duration](n T) T {
@@ -81,3 +87,7 @@ func withinFiles(connections int) int {
 	}
 	return int(min(uint64(connections), max(limit.Cur/2, 1)))
 }
+
+// withinMemory lowers a number of buffered bytes to a third of what the garbage collector keeps to: with all shares there
+// may be twice as many.
+func withinMemory(buffered int, limit int64) int { return int(min(int64(buffered), max(limit/3, 1))) }

@@ -48,7 +48,7 @@ type Config struct {
 	Retries        balance.Allowance // of a service's requests, for each service; default 20% and 10 a second, negative: none
 	Gateways       []netip.Addr      // of the proxy's network: addresses that are no pod's
 	// Share bounds what clients may have at a time; beyond it those are refused whose namespace has more than its share.
-	// Default 32,768 connections and 16,384 requests, any number of new connections per second; negative: no limit.
+	// Default 32,768 connections, 16,384 requests and 256 MiB, any number of new connections per second; negative: no limit.
 	Share    share.Config
 	Upstream upstream.Config
 }
@@ -97,6 +97,7 @@ func New(c Config) *Proxy {
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	c.ParkAfter = cmp.Or(c.ParkAfter, time.Second)
 	c.Share.Connections, c.Share.Requests = cmp.Or(c.Share.Connections, 32_768), cmp.Or(c.Share.Requests, 16_384)
+	c.Share.Bytes = cmp.Or(c.Share.Bytes, 256<<20)
 	c.Retries.Ratio, c.Retries.PerSecond = max(cmp.Or(c.Retries.Ratio, 0.2), 0), max(cmp.Or(c.Retries.PerSecond, 10), 0)
 	p := &Proxy{
 		config: c,

@@ -84,7 +84,10 @@ func (p *Proxy) ServeTunnel(s *tunnel.Stream) {
 		EncodedSlash: d.EncodedSlash && takesEncodedSlash(p.now.Load().table, d),
 	}
 	p.Used()
-	t := &route.Tunnelled{Caller: callerOf(s), Valid: s.Valid, Used: p.Used}
+	t := &route.Tunnelled{Caller: callerOf(s), Valid: s.Valid, Share: p.strangers, Used: p.Used}
+	if t.Caller != nil {
+		t.Share = p.share.Account(t.Caller.Namespace)
+	}
 	switch {
 	case d.UDP:
 		t.Port = route.To(e, u, configv1.Protocol_PROTOCOL_UDP)

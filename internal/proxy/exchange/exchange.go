@@ -41,6 +41,7 @@ type Client struct {
 	Counted *meter.Cache // nil if the client's requests are counted by several goroutines
 	// Admitted says that the caller's own proxy has let the requests pass: what it limits is not limited again.
 	Admitted bool
+	Share    *share.Account // that bytes count for which are buffered for it; nil counts nothing
 	cert     cert
 }
 

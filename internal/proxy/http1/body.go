@@ -240,6 +240,10 @@ func (s *sink) splice(from *source) (done bool, err error) {
 	if !ok || !ok2 {
 		return false, nil
 	}
+	// Nothing is in the buffers, and a client may be slow.
+	from.free()
+	freeBuffer(s.buffer)
+	s.buffer = nil
 	n, err := to.ReadFrom(&io.LimitedReader{R: src, N: from.left})
 	s.sent += n
 	s.wrote = s.wrote || n > 0

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -64,6 +65,7 @@ func (c *conn) netRequest(ctx context.Context, b *requestBody) *http.Request {
 
 // endFallback takes the connection back: whoever still reads the body stops.
 func (c *conn) endFallback(w *writer, b *requestBody) {
+	c.closing = c.closing || w.cut.Load()
 	if !c.reqBody.ended.Load() {
 		c.closing, c.linger = true, true
 		_ = c.tcp.SetReadDeadline(past) // fails on a connection that is closed
@@ -144,6 +146,7 @@ func (b *requestBody) end() {
 type writer struct {
 	c      *conn
 	header http.Header
+	cut    atomic.Bool // writing has been given a time limit
 
 	mu      sync.Mutex // of what follows, and writes to the connection
 	began   bool
@@ -278,6 +281,12 @@ func (w *writer) free() {
 
 // EnableFullDuplex is for http.ResponseController: this writer always is.
 func (*writer) EnableFullDuplex() error { return nil }
+
+// SetWriteDeadline is for http.ResponseController. The connection is of no use afterwards.
+func (w *writer) SetWriteDeadline(t time.Time) error {
+	w.cut.Store(true)
+	return w.c.tcp.SetWriteDeadline(t)
+}
 
 // SetReadDeadline is for http.ResponseController.
 func (w *writer) SetReadDeadline(t time.Time) error { return w.c.tcp.SetReadDeadline(t) }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/policy"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 )
 
 // requestBody is the client's body on its way to an endpoint.
@@ -21,6 +22,7 @@ type requestBody struct {
 	ended   atomic.Bool               // read to its end
 	end     atomic.Pointer[time.Time] // when it was
 	failed  atomic.Value              // error: the client's, not the endpoint's
+	up      backlog                   // what the client has sent
 
 	one sync.Mutex // held by who reads r.Body
 
@@ -29,6 +31,7 @@ type requestBody struct {
 	cut      bool // a Read was interrupted; guarded by mu
 	keeping  bool // what is read goes to kept, too; guarded by mu
 	kept     []byte
+	account  *share.Account // that kept counts for
 }
 
 // maxKept is how long a body may be that is kept to be sent again.
@@ -38,8 +41,8 @@ const maxKept = 16 << 10
 // read it, and one that doesn't go on would hold the connection for ever.
 const lingerTimeout = 5 * time.Second
 
-func newRequestBody(w http.ResponseWriter, r *http.Request) *requestBody {
-	b := &requestBody{r: r, w: http.NewResponseController(w)}
+func newRequestBody(w http.ResponseWriter, r *http.Request, a *share.Account) *requestBody {
+	b := &requestBody{r: r, w: http.NewResponseController(w), account: a}
 	if !b.none() {
 		b.trailer = make(http.Header, len(r.Trailer))
 		for name := range r.Trailer { // as announced
@@ -63,16 +66,25 @@ func (b *requestBody) keep() {
 	b.keeping = b.keeping || b.count.Load() == 0
 }
 
-// took notes what was read.
+// took notes what was read. For want of room it is not kept.
 func (b *requestBody) took(p []byte) {
 	b.count.Add(int64(len(p)))
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.keeping = b.keeping && len(b.kept)+len(p) <= maxKept; b.keeping {
-		b.kept = append(b.kept, p...)
-	} else {
-		b.kept = nil
+	if !b.keeping {
+		return
 	}
+	if b.released || len(b.kept)+len(p) > maxKept || !b.account.Buffer(int64(len(p))) {
+		b.drop()
+		return
+	}
+	b.kept = append(b.kept, p...)
+}
+
+// drop ends that the body is kept; mu is held.
+func (b *requestBody) drop() {
+	b.account.Release(int64(len(b.kept)))
+	b.keeping, b.kept = false, nil
 }
 
 // again returns what is kept behind the first n bytes.
@@ -173,9 +185,14 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	if int64(b.sent) < b.count.Load() {
 		return 0, errNotKept
 	}
+	b.up.read()
 	n, err := b.r.Body.Read(p)
+	b.up.got(n, n == len(p))
 	b.sent += n
 	b.took(p[:n])
+	if err != nil {
+		b.up.end()
+	}
 	switch {
 	case err == io.EOF:
 		if !b.ended.Swap(true) {
@@ -215,11 +232,23 @@ func (b *requestBody) interrupt() {
 
 // release is called when the handler is done with the request.
 func (b *requestBody) release() {
+	b.up.end()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.released = true
+	b.drop()
 	if b.r.ProtoMajor == 1 && !b.finished() {
 		b.linger()
+	}
+}
+
+// discard ends that more is buffered of a body that nobody reads any more.
+func (b *requestBody) discard() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.r.ProtoMajor > 1 && !b.finished() {
+		b.cut = true
+		b.r.Body.Close()
 	}
 }
 

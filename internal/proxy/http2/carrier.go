@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
@@ -22,10 +23,19 @@ type carrier struct {
 	r      *http.Request
 	body   *requestBody
 	begun  bool // the answer's head was sent
+
+	uploads    *uploads                // of the connection
+	down       backlog                 // what the endpoint has sent
+	cancel     context.CancelCauseFunc // with nil if the exchange is over
+	delivering atomic.Bool             // the answer is written
+	overShare  atomic.Bool             // there was no room for what is buffered
 }
 
-// errTimeout is the cause of a context that ended with the service's time limit.
-var errTimeout = errors.New("time limit of the service")
+// What a context ended with.
+var (
+	errTimeout   = errors.New("time limit of the service")
+	errOverShare = errors.New("too much is buffered")
+)
 
 // handle serves a request of an HTTP/2 client.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
@@ -33,12 +43,13 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer s.handlers.Done()
+	client := r.Context().Value(connKey{}).(*client)
 	x := &exchange.Exchange{
-		Mesh: s.config.Mesh, Client: r.Context().Value(connKey{}).(*exchange.Client), Begun: time.Now(), Protocol: r.Proto,
+		Mesh: s.config.Mesh, Client: &client.Client, Begun: time.Now(), Protocol: r.Proto,
 		Request: route.Request{Method: r.Method, Host: r.Host, Values: func(name string) []string { return r.Header[name] }},
 	}
 	x.SetTarget(r.RequestURI)
-	c := &carrier{Exchange: x, server: s, w: w, r: r, body: newRequestBody(w, r)}
+	c := &carrier{Exchange: x, server: s, w: w, r: r, body: newRequestBody(w, r, x.Client.Share), uploads: &client.uploads}
 	defer c.end()
 	if s.draining.Load() || x.Client.Binding.Closed.Load() {
 		c.close()
@@ -56,7 +67,9 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 
 // Forward passes on a request of an HTTP/1 client to an endpoint that is not spoken to in HTTP/1, or not in the clear.
 func (s *Server) Forward(w http.ResponseWriter, r *http.Request, x *exchange.Exchange) {
-	c := &carrier{Exchange: x, server: s, w: w, r: r, body: newRequestBody(w, r)}
+	c := &carrier{
+		Exchange: x, server: s, w: w, r: r, body: newRequestBody(w, r, x.Client.Share), uploads: &uploads{account: x.Client.Share},
+	}
 	defer c.settle()
 	c.carry()
 }
@@ -76,11 +89,36 @@ func (c *carrier) carry() {
 		timer := time.AfterFunc(limit, func() { cancel(errTimeout) })
 		defer timer.Stop()
 	}
+	c.cancel = cancel
+	c.watchBody()
 	c.forward(ctx)
 }
 
-// settle is done with the request's body.
+// watchBody counts what the client sends before it can be passed on.
+func (c *carrier) watchBody() {
+	if c.body.none() {
+		return
+	}
+	up := &c.body.up
+	up.room, up.shed, up.length, up.window = c.uploads, c.shed, c.r.ContentLength, streamWindow
+	if c.r.ProtoMajor == 1 {
+		up.window = copied
+	}
+	up.begin()
+}
+
+// shed ends the exchange, as there is no room for what it has buffered. The client is told if nothing else was.
+func (c *carrier) shed() {
+	c.overShare.Store(true)
+	c.cancel(errOverShare)
+	if c.delivering.Load() {
+		_ = c.body.w.SetWriteDeadline(time.Unix(1, 0)) // fails on a connection that is gone
+	}
+}
+
+// settle is done with the bodies.
 func (c *carrier) settle() {
+	c.down.end()
 	c.In = c.body.count.Load()
 	c.body.release()
 }

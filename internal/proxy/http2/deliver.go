@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
 // deliver passes an endpoint's answer on to the client.
@@ -21,6 +22,11 @@ func (f *forwarding) deliver(resp *http.Response) {
 	}
 	if resp.StatusCode < 200 {
 		f.refuse(refusal.UpstreamFailed)
+		return
+	}
+	if f.delivering.Store(true); f.overShare.Load() {
+		f.body.discard()
+		f.refuse(refusal.OverShare)
 		return
 	}
 	h := f.w.Header()
@@ -90,6 +96,10 @@ func (e *brokenError) Unwrap() error { return e.err }
 
 // breakOff ends an answer whose head is sent, so that the client can't take it for a whole one.
 func (f *forwarding) breakOff(h http.Header, err error) {
+	if f.overShare.Load() {
+		f.Reason = refusal.OverShare
+		panic(http.ErrAbortHandler)
+	}
 	var broken *brokenError
 	if errors.As(err, &broken) && f.r.Context().Err() == nil {
 		f.Reason = refusal.UpstreamFailed
@@ -106,13 +116,10 @@ func (f *forwarding) breakOff(h http.Header, err error) {
 	panic(http.ErrAbortHandler)
 }
 
-const (
-	bufferSize = 32 << 10
-	// A head whose body has a known length usually comes with it: they leave together unless the body takes longer.
-	flushAfter = 2 * time.Millisecond
-)
+// A head whose body has a known length usually comes with it: they leave together unless the body takes longer.
+const flushAfter = 2 * time.Millisecond
 
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+var buffers = sync.Pool{New: func() any { return new([copied]byte) }}
 
 // copyBody streams the body: what was read is sent on before more is waited for.
 func (f *forwarding) copyBody(resp *http.Response) error {
@@ -122,10 +129,14 @@ func (f *forwarding) copyBody(resp *http.Response) error {
 	rc := http.NewResponseController(f.w)
 	head := newLateFlush(rc, resp.ContentLength < 0)
 	defer head.settle()
-	buffer := buffers.Get().(*[bufferSize]byte)
+	buffer := buffers.Get().(*[copied]byte)
 	defer buffers.Put(buffer)
+	f.watchAnswer(resp)
+	defer f.down.end()
 	for {
+		f.down.read()
 		n, err := resp.Body.Read(buffer[:])
+		f.down.got(n, n == len(buffer))
 		head.settle()
 		if n > 0 {
 			if _, err := f.w.Write(buffer[:n]); err != nil {
@@ -144,6 +155,16 @@ func (f *forwarding) copyBody(resp *http.Response) error {
 			}
 		}
 	}
+}
+
+// watchAnswer counts what the endpoint sends before the client takes it.
+func (f *forwarding) watchAnswer(resp *http.Response) {
+	d := &f.down
+	d.room, d.shed, d.length, d.own = f.Client.Share, f.shed, resp.ContentLength, copied
+	if resp.ProtoMajor > 1 {
+		d.window = upstream.StreamWindow
+	}
+	d.begin()
 }
 
 // lateFlush sends the head of a response at once, or after a moment if nothing else did.

@@ -39,6 +39,9 @@ func (c *carrier) fail(ctx context.Context, err error) {
 		c.refuse(refusal.NoEndpoint)
 	case errors.As(err, &denied):
 		c.refuse(denied.Reason)
+	case errors.Is(context.Cause(ctx), errOverShare):
+		c.body.discard()
+		c.refuse(refusal.OverShare)
 	case errors.Is(context.Cause(ctx), errTimeout):
 		c.refuse(refusal.Timeout)
 	case ctx.Err() != nil:

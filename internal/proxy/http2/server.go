@@ -66,8 +66,8 @@ func New(c Config) *Server {
 		Protocols:                    new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			// It takes sixteen streams that nobody reads to stall the others of their connection.
-			MaxReceiveBufferPerConnection: 4 << 20,
-			MaxReceiveBufferPerStream:     256 << 10,
+			MaxReceiveBufferPerConnection: connWindow,
+			MaxReceiveBufferPerStream:     streamWindow,
 			// A connection holds a buffer as long as the longest frame that came.
 			MaxReadFrameSize: 16 << 10,
 		},
@@ -154,9 +154,19 @@ func (c *conn) Read(p []byte) (int, error) {
 
 type connKey struct{}
 
+// client is the other end of a connection.
+type client struct {
+	exchange.Client
+	uploads uploads
+}
+
 func connContext(ctx context.Context, c net.Conn) context.Context {
 	b := c.(*conn).binding
-	info := &exchange.Client{Binding: b, Admitted: b.Tunnel != nil}
+	info := &client{Client: exchange.Client{Binding: b, Admitted: b.Tunnel != nil, Share: c.(*conn).share}}
+	if b.Tunnel != nil {
+		info.Share = b.Tunnel.Share
+	}
+	info.uploads.account = info.Share
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		info.Addr = a.AddrPort().Addr().Unmap()
 		info.Text = info.Addr.String()

@@ -132,7 +132,7 @@ type Endpoints interface {
 // Tenants says what the namespaces of clients use.
 type Tenants interface {
 	// EachTenant calls f for each namespace that uses something; the empty one is that of clients that nobody knows.
-	EachTenant(f func(namespace string, connections, requests int64))
+	EachTenant(f func(namespace string, connections, requests, bytes int64))
 }
 
 // WatchTenants shows what the namespaces of clients use. It is called once at most.

@@ -8,8 +8,8 @@ import (
 
 // tenantCollector reads what namespaces use when it is asked for.
 type tenantCollector struct {
-	tenants               Tenants
-	connections, requests *prometheus.Desc
+	tenants                      Tenants
+	connections, requests, bytes *prometheus.Desc
 }
 
 func newTenantCollector(t Tenants) *tenantCollector {
@@ -18,6 +18,7 @@ func newTenantCollector(t Tenants) *tenantCollector {
 		tenants:     t,
 		connections: prometheus.NewDesc(prefix+"tenant_connections", "Open connections of clients.", labels, nil),
 		requests:    prometheus.NewDesc(prefix+"tenant_requests", "HTTP requests under way.", labels, nil),
+		bytes:       prometheus.NewDesc(prefix+"tenant_buffered_bytes", "Bytes of HTTP/2 bodies that may be buffered.", labels, nil),
 	}
 }
 
@@ -25,13 +26,15 @@ func newTenantCollector(t Tenants) *tenantCollector {
 func (c *tenantCollector) Describe(out chan<- *prometheus.Desc) {
 	out <- c.connections
 	out <- c.requests
+	out <- c.bytes
 }
 
 // Collect implements prometheus.Collector.
 func (c *tenantCollector) Collect(out chan<- prometheus.Metric) {
-	c.tenants.EachTenant(func(namespace string, connections, requests int64) {
+	c.tenants.EachTenant(func(namespace string, connections, requests, bytes int64) {
 		namespace = cmp.Or(namespace, unknown)
 		out <- prometheus.MustNewConstMetric(c.connections, prometheus.GaugeValue, float64(connections), namespace)
 		out <- prometheus.MustNewConstMetric(c.requests, prometheus.GaugeValue, float64(requests), namespace)
+		out <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(bytes), namespace)
 	})
 }

@@ -7,6 +7,7 @@ import (
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 	"github.com/tulle-mesh/tulle/internal/proxy/balance"
+	"github.com/tulle-mesh/tulle/internal/proxy/share"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
@@ -17,6 +18,7 @@ type Tunnelled struct {
 	// Valid says that the proof still holds.
 	Valid func() bool
 	Port  *Port
+	Share *share.Account // that bytes count for which are buffered for the caller
 	// Used is told of every request. A proxy that stops waits until others have none for it any more.
 	Used func()
 }

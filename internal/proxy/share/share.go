@@ -19,11 +19,12 @@ type Config struct {
 	Connections int // of clients, at a time
 	Requests    int // of HTTP, under way at a time
 	Rate        int // new connections per second
+	Bytes       int // of bodies on their way, that are buffered at a time
 }
 
 // Node is what there is.
 type Node struct {
-	connections, requests pool
+	connections, requests, bytes pool
 
 	mu       sync.Mutex
 	accounts map[string]*Account // by namespace; guarded by mu
@@ -34,7 +35,7 @@ type Node struct {
 func New(c Config) *Node {
 	return &Node{
 		connections: pool{limit: int64(c.Connections)}, requests: pool{limit: int64(c.Requests)},
-		rate: rate{limit: c.Rate}, accounts: map[string]*Account{},
+		bytes: pool{limit: int64(c.Bytes)}, rate: rate{limit: c.Rate}, accounts: map[string]*Account{},
 	}
 }
 
@@ -43,7 +44,7 @@ type Account struct {
 	node      *Node
 	namespace string
 
-	connections, requests atomic.Int64
+	connections, requests, bytes atomic.Int64
 
 	second int64 // of the node's rate that recent counts; guarded by the node's mu, as recent
 	recent int
@@ -62,35 +63,45 @@ func (n *Node) Account(namespace string) *Account {
 }
 
 // EachTenant calls f for each namespace that uses something, with what it uses now, in any order.
-func (n *Node) EachTenant(f func(namespace string, connections, requests int64)) {
+func (n *Node) EachTenant(f func(namespace string, connections, requests, bytes int64)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, a := range n.accounts {
-		if c, r := a.connections.Load(), a.requests.Load(); c != 0 || r != 0 {
-			f(a.namespace, c, r)
+		if c, r, b := a.connections.Load(), a.requests.Load(), a.bytes.Load(); c != 0 || r != 0 || b != 0 {
+			f(a.namespace, c, r, b)
 		}
 	}
 }
 
 // Connect says whether the namespace may have another connection now, for which the caller calls Disconnect later.
 func (a *Account) Connect(now time.Time) bool {
-	return a == nil || a.node.admit(a, now) && a.node.connections.take(&a.connections)
+	return a == nil || a.node.admit(a, now) && a.node.connections.take(&a.connections, 1)
 }
 
 // Disconnect is the end of a connection.
 func (a *Account) Disconnect() {
 	if a != nil {
-		a.node.connections.give(&a.connections)
+		a.node.connections.give(&a.connections, 1)
 	}
 }
 
 // Begin says whether the namespace may have another request under way, for which the caller calls End later.
-func (a *Account) Begin() bool { return a == nil || a.node.requests.take(&a.requests) }
+func (a *Account) Begin() bool { return a == nil || a.node.requests.take(&a.requests, 1) }
 
 // End is the end of a request.
 func (a *Account) End() {
 	if a != nil {
-		a.node.requests.give(&a.requests)
+		a.node.requests.give(&a.requests, 1)
+	}
+}
+
+// Buffer says whether the namespace may have n more bytes buffered, for which the caller calls Release later.
+func (a *Account) Buffer(n int64) bool { return a == nil || a.node.bytes.take(&a.bytes, n) }
+
+// Release is the end of n buffered bytes.
+func (a *Account) Release(n int64) {
+	if a != nil {
+		a.node.bytes.give(&a.bytes, n)
 	}
 }
 
@@ -101,21 +112,21 @@ type pool struct {
 	active atomic.Int64 // accounts that have some
 }
 
-func (p *pool) take(account *atomic.Int64) bool {
-	mine := account.Add(1)
-	if mine == 1 {
+func (p *pool) take(account *atomic.Int64, n int64) bool {
+	mine := account.Add(n)
+	if mine == n {
 		p.active.Add(1)
 	}
-	if p.total.Add(1) <= p.limit || p.limit <= 0 || mine <= p.limit/max(p.active.Load(), 1) {
+	if p.total.Add(n) <= p.limit || p.limit <= 0 || mine <= p.limit/max(p.active.Load(), 1) {
 		return true
 	}
-	p.give(account)
+	p.give(account, n)
 	return false
 }
 
-func (p *pool) give(account *atomic.Int64) {
-	p.total.Add(-1)
-	if account.Add(-1) == 0 {
+func (p *pool) give(account *atomic.Int64, n int64) {
+	p.total.Add(-n)
+	if account.Add(-n) == 0 {
 		p.active.Add(-1)
 	}
 }

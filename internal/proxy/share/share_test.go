@@ -43,11 +43,49 @@ func TestTheGreedyIsRefusedFirst(t *testing.T) {
 	if got := take(small, 1000); got != 17 {
 		t.Errorf("once there is enough: %d more", got)
 	}
-	n.EachTenant(func(name string, _, requests int64) {
+	n.EachTenant(func(name string, _, requests, _ int64) {
 		if want := map[string]int64{"modest": 50, "small": 50}[name]; requests != want {
 			t.Errorf("%s uses %d", name, requests)
 		}
 	})
+}
+
+// Bytes come in amounts; who is refused one may get a smaller one.
+func TestBytesAreSharedAsAmounts(t *testing.T) {
+	n := share.New(share.Config{Bytes: 1000})
+	greedy, modest := n.Account("greedy"), n.Account("modest")
+	for _, c := range []struct {
+		account *share.Account
+		bytes   int64
+		want    bool
+	}{
+		{greedy, 700, true},
+		{greedy, 301, false},
+		{greedy, 300, true},
+		{greedy, 1, false},
+		{modest, 500, true}, // its share
+		{modest, 1, false},
+	} {
+		if got := c.account.Buffer(c.bytes); got != c.want {
+			t.Errorf("%d bytes: %v", c.bytes, got)
+		}
+	}
+	n.EachTenant(func(name string, connections, requests, bytes int64) {
+		if want := map[string]int64{"greedy": 1000, "modest": 500}[name]; bytes != want || connections != 0 || requests != 0 {
+			t.Errorf("%s has %d bytes, %d connections, %d requests", name, bytes, connections, requests)
+		}
+	})
+	greedy.Release(1000)
+	modest.Release(500)
+	n.EachTenant(func(name string, _, _, bytes int64) { t.Errorf("%s has %d bytes left", name, bytes) })
+	if !modest.Buffer(1000) || greedy.Buffer(501) {
+		t.Error("who has nothing any more counts still")
+	}
+	if none := (*share.Account)(nil); !none.Buffer(1 << 40) {
+		t.Error("no account is one without limits")
+	} else {
+		none.Release(1 << 40)
+	}
 }
 
 func TestNoLimit(t *testing.T) {
@@ -77,7 +115,7 @@ func TestNothingIsLost(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	n.EachTenant(func(name string, _, requests int64) { t.Errorf("%s still uses %d", name, requests) })
+	n.EachTenant(func(name string, _, requests, _ int64) { t.Errorf("%s still uses %d", name, requests) })
 	if got := take(n.Account("d"), 100); got != 10 {
 		t.Errorf("%d of 10 are there", got)
 	}

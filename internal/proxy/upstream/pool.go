@@ -22,10 +22,11 @@ const (
 	TLS1                      // HTTP/1.1 over TLS, for what HTTP/2 has no words for (upgrades)
 )
 
+// StreamWindow is what an HTTP/2 stream may send ahead of a client that reads slowly.
+const StreamWindow = 256 << 10
+
 const (
 	maxResponseHead = 256 << 10
-	// What an HTTP/2 stream may send ahead of a client that reads slowly.
-	streamBuffer = 256 << 10
 	// A backend that was asked for permission to send a body gets this long to answer, as curl does.
 	continueTimeout = time.Second
 	// An HTTP/2 connection that is silent for pingAfter is asked whether it still lives.
@@ -67,7 +68,7 @@ func newPool(w *Way, key poolKey) *pool {
 		MaxResponseHeaderBytes: maxResponseHead,
 		Protocols:              new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
-			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: streamBuffer,
+			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: StreamWindow,
 		},
 	}
 	t.Protocols.SetHTTP1(key.protocol != H2C)
