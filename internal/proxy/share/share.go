@@ -113,6 +113,9 @@ type pool struct {
 }
 
 func (p *pool) take(account *atomic.Int64, n int64) bool {
+	if n == 0 {
+		return true // who has nothing is not active by it
+	}
 	mine := account.Add(n)
 	if mine == n {
 		p.active.Add(1)
@@ -125,6 +128,9 @@ func (p *pool) take(account *atomic.Int64, n int64) bool {
 }
 
 func (p *pool) give(account *atomic.Int64, n int64) {
+	if n == 0 {
+		return
+	}
 	p.total.Add(-n)
 	if account.Add(-n) == 0 {
 		p.active.Add(-1)

@@ -159,3 +159,17 @@ func BenchmarkRequests(b *testing.B) {
 		}
 	})
 }
+
+// Who takes nothing doesn't make the others' shares smaller, whatever becomes of it.
+func TestNothingIsNoShare(t *testing.T) {
+	n := share.New(share.Config{Bytes: 100})
+	one, other := n.Account("one"), n.Account("other")
+	if !one.Buffer(0) || !one.Buffer(10) {
+		t.Fatal("there is room")
+	}
+	one.Release(0)
+	one.Release(10)
+	if !other.Buffer(100) || !one.Buffer(50) || one.Buffer(1) {
+		t.Error("of two, each has half of the bytes")
+	}
+}
