@@ -6,6 +6,7 @@ package exchange
 
 import (
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -43,6 +44,20 @@ type Client struct {
 	Admitted bool
 	Share    *share.Account // that bytes count for which are buffered for it; nil counts nothing
 	cert     cert
+}
+
+// NewClient returns the client of a connection that counts for an account. What is buffered for a caller at the other end
+// of a tunnel counts for the caller's.
+func NewClient(c net.Conn, b *route.Binding, a *share.Account) Client {
+	out := Client{Binding: b, Admitted: b.Tunnel != nil, Share: a}
+	if b.Tunnel != nil {
+		out.Share = b.Tunnel.Share
+	}
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		out.Addr = a.AddrPort().Addr().Unmap()
+		out.Text = out.Addr.String()
+	}
+	return out
 }
 
 // Exchange is one request and its response.

@@ -82,14 +82,8 @@ const (
 
 func newConn(s *Server, tcp Conn, b *route.Binding, a *share.Account) *conn {
 	c := &conn{server: s, tcp: tcp, out: tcp, share: a, first: true}
-	c.client = exchange.Client{Binding: b, Counted: &c.counted, Admitted: b.Tunnel != nil, Share: a}
-	if b.Tunnel != nil {
-		c.client.Share = b.Tunnel.Share
-	}
-	if a, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
-		c.client.Addr = a.AddrPort().Addr().Unmap()
-		c.client.Text = c.client.Addr.String()
-	}
+	c.client = exchange.NewClient(tcp, b, a)
+	c.client.Counted = &c.counted
 	c.readIn = func(fd uintptr) (done bool) {
 		c.in, c.inErr, done = readFirst(fd, smallBuffer)
 		return done

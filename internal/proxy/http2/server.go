@@ -161,16 +161,8 @@ type client struct {
 }
 
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	b := c.(*conn).binding
-	info := &client{Client: exchange.Client{Binding: b, Admitted: b.Tunnel != nil, Share: c.(*conn).share}}
-	if b.Tunnel != nil {
-		info.Share = b.Tunnel.Share
-	}
+	info := &client{Client: exchange.NewClient(c, c.(*conn).binding, c.(*conn).share)}
 	info.uploads.account = info.Share
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		info.Addr = a.AddrPort().Addr().Unmap()
-		info.Text = info.Addr.String()
-	}
 	return context.WithValue(ctx, connKey{}, info)
 }
 
