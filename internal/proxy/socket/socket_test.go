@@ -11,27 +11,8 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/socket"
+	"github.com/tulle-mesh/tulle/internal/proxy/socket/sockettest"
 )
-
-// pair is a connection of which nobody reads the far end yet.
-func pair(t *testing.T) (near, far *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(); a.Close() })
-	return c.(*net.TCPConn), a.(*net.TCPConn)
-}
 
 func raw(t *testing.T, c *net.TCPConn) syscall.RawConn {
 	t.Helper()
@@ -46,7 +27,7 @@ func raw(t *testing.T, c *net.TCPConn) syscall.RawConn {
 var long = bytes.Repeat([]byte("0123456789abcdef"), 2<<20)
 
 func TestWriterWaits(t *testing.T) {
-	near, far := pair(t)
+	near, far := sockettest.Pair(t)
 	w := socket.NewWriter(raw(t, near))
 	got := make(chan []byte, 1)
 	wrote := make(chan error, 1)
@@ -73,7 +54,7 @@ func TestWriterWaits(t *testing.T) {
 }
 
 func TestWriterFails(t *testing.T) {
-	near, far := pair(t)
+	near, far := sockettest.Pair(t)
 	w := socket.NewWriter(raw(t, near))
 	if err := near.SetWriteDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
 		t.Fatal(err)
@@ -98,7 +79,7 @@ func TestWriterFails(t *testing.T) {
 }
 
 func TestRead(t *testing.T) {
-	near, far := pair(t)
+	near, far := sockettest.Pair(t)
 	b := make([]byte, 8)
 	read := func() (n int, errno syscall.Errno) {
 		err := raw(t, near).Read(func(fd uintptr) bool {

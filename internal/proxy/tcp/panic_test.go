@@ -2,14 +2,13 @@ package tcp_test
 
 import (
 	"log/slog"
-	"net"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tulle-mesh/tulle/internal/proxy/meter"
 	"github.com/tulle-mesh/tulle/internal/proxy/route"
+	"github.com/tulle-mesh/tulle/internal/proxy/socket/sockettest"
 	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 )
 
@@ -20,27 +19,11 @@ func TestPanicCostsOneConnection(t *testing.T) {
 		Table: func() *route.Table { panic("bug") },
 		Meter: meter.New(meter.Config{Registerer: registry}), Log: slog.New(slog.DiscardHandler),
 	})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	client, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	c, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, c := sockettest.Pair(t)
 	over := false
-	s.Serve(c.(*net.TCPConn), &route.Binding{Service: "shop/web", Port: 80}, func() { over = true })
+	s.Serve(c, &route.Binding{Service: "shop/web", Port: 80}, func() { over = true })
 	if !over {
 		t.Error("the connection is not over")
-	}
-	if err := client.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
 	}
 	if _, err := client.Read(make([]byte, 1)); err == nil {
 		t.Error("the connection is served")

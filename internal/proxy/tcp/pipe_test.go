@@ -10,41 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/socket/sockettest"
 	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 )
-
-// pair is the two ends of a connection.
-func pair(t *testing.T) (near, far *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	other, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { other.Close() })
-	for _, c := range []net.Conn{c, other} {
-		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return c.(*net.TCPConn), other.(*net.TCPConn)
-}
 
 // A panic in either direction ends both, and whoever has started them hears of it.
 func TestPanicInAPipe(t *testing.T) {
 	for _, from := range []string{"client", "upstream"} {
 		for _, how := range []string{"start", "run"} {
-			client, near := pair(t)
-			server, up := pair(t)
+			client, near := sockettest.Pair(t)
+			server, up := sockettest.Pair(t)
 			bug := func(float64) { panic("bug") }
 			p := tcp.Pipe{Client: near, Upstream: up, Idle: time.Hour, In: bug, Out: bug}
 			ended := make(chan string, 1)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/proxy/socket/sockettest"
 	"github.com/tulle-mesh/tulle/internal/proxy/tcp"
 )
 
@@ -20,8 +21,8 @@ func TestNobodyReads(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			client, near := pair(t)
-			server, up := pair(t)
+			client, near := sockettest.Pair(t)
+			server, up := sockettest.Pair(t)
 			for _, c := range []*net.TCPConn{near, up} {
 				if err := c.SetDeadline(time.Time{}); err != nil {
 					t.Fatal(err)
