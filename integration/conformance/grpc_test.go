@@ -6,9 +6,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/interop"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/status"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
 )
@@ -36,7 +38,6 @@ func TestGRPC(t *testing.T) {
 		"ping_pong":                   interop.DoPingPong,
 		"empty_stream":                interop.DoEmptyStream,
 		"timeout_on_sleeping_server":  interop.DoTimeoutOnSleepingServer,
-		"cancel_after_begin":          interop.DoCancelAfterBegin,
 		"cancel_after_first_response": interop.DoCancelAfterFirstResponse,
 		"custom_metadata":             interop.DoCustomMetadata,
 		"status_code_and_message":     interop.DoStatusCodeAndMessage,
@@ -48,8 +49,24 @@ func TestGRPC(t *testing.T) {
 			do(ctx, client)
 		})
 	}
+	t.Run("cancel_after_begin", func(t *testing.T) { cancelAfterBegin(t, client) })
 	t.Run("unimplemented_method", func(t *testing.T) { interop.DoUnimplementedMethod(t.Context(), conn) })
 	t.Run("unimplemented_service", func(t *testing.T) {
 		interop.DoUnimplementedService(t.Context(), testgrpc.NewUnimplementedServiceClient(conn))
 	})
+}
+
+// cancelAfterBegin is interop.DoCancelAfterBegin without the end of the requests: after that the server may answer, and
+// gRPC's client may see this before it looks whether it was cancelled (4 times in 38,000 on a busy machine, with nothing
+// between the two).
+func cancelAfterBegin(t *testing.T, client testgrpc.TestServiceClient) {
+	ctx, cancel := context.WithCancel(t.Context())
+	stream, err := client.StreamingInputCall(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := stream.RecvMsg(&testgrpc.StreamingInputCallResponse{}); status.Code(err) != codes.Canceled {
+		t.Errorf("the call that was cancelled ends with %v", err)
+	}
 }
