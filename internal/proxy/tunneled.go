@@ -153,7 +153,7 @@ func (p *Proxy) serveRequests(s *tunnel.Stream, e *upstream.Endpoint, t *route.T
 		c := w.Take(upstream.HTTP1, "")
 		if c == nil {
 			var err error
-			if c, err = w.Open(context.Background(), upstream.HTTP1, ""); err != nil {
+			if c, err = w.Open(context.Background(), upstream.HTTP1, "", nil); err != nil {
 				_ = s.Refuse(tunnel.ConnectFailed)
 				return
 			}

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -710,6 +711,47 @@ func TestRenewalUnderRequests(t *testing.T) {
 	t.Logf("%d requests, %d failed, %v handshakes", done.Load(), failed.Load(), c.a.metric("tulle_proxy_tunnel_client_handshakes_total"))
 	if n := c.a.metric("tulle_proxy_tunnel_client_handshakes_total"); n < 6 {
 		t.Errorf("%v handshakes: nothing was renewed", n)
+	}
+}
+
+// Calls that come at once need fewer handshakes than they are: most take a connection that another one has done with.
+func TestManyCallsAtOnce(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	c.holds(c.a)
+	web := "http://" + c.expose("web", httpPort, allow("shop/client", enforce, tcpRule), webServer(t, webAt, header))
+	banner := c.expose("open", configv1.Protocol_PROTOCOL_TCP, nil, listenAt(t, openAt, func(c net.Conn) { _, _ = c.Write([]byte("hello")) }))
+	const calls = 300
+	for what, one := range map[string]func() string{
+		"requests": func() string {
+			client := httpFrom(t, clientAt, false)
+			defer client.CloseIdleConnections()
+			return call(client, web)[:3]
+		},
+		"connections": func() string {
+			conn := dialFrom(t, clientAt, banner)
+			defer conn.Close()
+			b, err := io.ReadAll(conn)
+			return cmp.Or(string(b), fmt.Sprint(err))
+		},
+	} {
+		before := c.a.metric("tulle_proxy_tunnel_client_handshakes_total")
+		var all sync.WaitGroup
+		var served atomic.Int64
+		for range calls {
+			all.Go(func() {
+				if got := one(); got == "200" || got == "hello" {
+					served.Add(1)
+				} else {
+					t.Errorf("%s: %s", what, got)
+				}
+			})
+		}
+		all.Wait()
+		made := c.a.metric("tulle_proxy_tunnel_client_handshakes_total") - before
+		t.Logf("%d %s: %v handshakes", served.Load(), what, made)
+		if made == 0 || made > calls/2 {
+			t.Errorf("%d %s at once took %v handshakes", calls, what, made)
+		}
 	}
 }
 

@@ -204,15 +204,10 @@ func (c *conn) connect(w *upstream.Way, fresh, repeatable bool) (*upstream.Conn,
 	if p == upstream.TLS1 {
 		name = c.x.ServerName()
 	}
-	for !fresh {
-		up := w.Take(p, name)
-		if up == nil {
-			break
-		}
-		if repeatable || up.Quiet() {
+	if !fresh {
+		if up := spare(w, p, name, repeatable); up != nil {
 			return up, nil
 		}
-		up.Close()
 	}
 	ctx, cancel := context.WithCancel(c.server.ctx)
 	defer cancel()
@@ -228,7 +223,22 @@ func (c *conn) connect(w *upstream.Way, fresh, repeatable bool) (*upstream.Conn,
 	if stopped {
 		return nil, errInterrupted
 	}
-	return w.Open(ctx, p, name) //nolint:wrapcheck // a DialError says it all
+	var another func() *upstream.Conn
+	if !fresh {
+		another = func() *upstream.Conn { return spare(w, p, name, repeatable) }
+	}
+	return w.Open(ctx, p, name, another) //nolint:wrapcheck // a DialError says it all
+}
+
+// spare takes a kept connection; nil if there is none.
+func spare(w *upstream.Way, p upstream.HTTPProtocol, serverName string, repeatable bool) *upstream.Conn {
+	for {
+		up := w.Take(p, serverName)
+		if up == nil || repeatable || up.Quiet() {
+			return up
+		}
+		up.Close()
+	}
 }
 
 // carry makes one exchange on a connection, which it closes or gives back.

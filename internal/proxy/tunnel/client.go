@@ -47,6 +47,7 @@ type Client struct {
 	mu      sync.Mutex
 	idle    map[key][]*idle // the one used last at the end
 	warming map[key]bool
+	queues  map[key]*line
 	closed  bool
 
 	stats struct{ handshakes, failed, reused, streams atomic.Uint64 }
@@ -86,7 +87,7 @@ func NewClient(c ClientConfig) *Client {
 	c.IdentityWait, c.ConnectTimeout = cmp.Or(c.IdentityWait, 5*time.Second), cmp.Or(c.ConnectTimeout, 3*time.Second)
 	c.HandshakeTimeout, c.AnswerTimeout = cmp.Or(c.HandshakeTimeout, 5*time.Second), cmp.Or(c.AnswerTimeout, 10*time.Second)
 	c.IdleTimeout, c.MaxIdle = cmp.Or(c.IdleTimeout, 90*time.Second), cmp.Or(c.MaxIdle, 256)
-	return &Client{config: c, idle: map[key][]*idle{}, warming: map[key]bool{}}
+	return &Client{config: c, idle: map[key][]*idle{}, warming: map[key]bool{}, queues: map[key]*line{}}
 }
 
 // startup is how often a destination that doesn't know this proxy yet, which may be new, is asked again.
@@ -125,7 +126,8 @@ func (c *Client) dial(ctx context.Context, k key, preamble []byte, d Destination
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("%w: node %s", ErrNoProxy, k.node)
 	}
-	for i := c.take(k, addrs); i != nil; i = c.take(k, addrs) {
+	i, done := c.takeOrMake(ctx, k, addrs)
+	for ; i != nil; i, done = c.takeOrMake(ctx, k, addrs) {
 		conn, err := c.open(ctx, i.link, i.addr, k, preamble, d)
 		if err == nil {
 			c.stats.reused.Add(1)
@@ -144,6 +146,7 @@ func (c *Client) dial(ctx context.Context, k key, preamble []byte, d Destination
 		}
 		// The link died while it waited, or it is too old: the next one may not be.
 	}
+	defer done()
 	var failed error
 	for _, addr := range addrs {
 		l, err := c.connect(ctx, k, addr)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/proxy/queue"
 )
 
 // put keeps a free link for its next use, unless its caller has left the node.
@@ -30,6 +31,9 @@ func (c *Client) put(k key, addr netip.AddrPort, l *link) {
 		}
 	})
 	c.idle[k] = append(c.idle[k], i)
+	if q := c.queues[k]; q != nil {
+		q.Freed()
+	}
 }
 
 // drop forgets an idle link. It returns false if it isn't idle any more.
@@ -67,6 +71,48 @@ func (c *Client) take(k key, addrs []netip.AddrPort) *idle {
 			return i
 		}
 		i.link.close() // the proxy there is another one by now
+	}
+}
+
+// line is the queue of those who need a link.
+type line struct {
+	queue.Queue
+	users int // in the queue, or making a link; guarded by the Client's mutex
+}
+
+// takeOrMake returns an idle link, or nil if the caller is to make one and to call done then.
+func (c *Client) takeOrMake(ctx context.Context, k key, addrs []netip.AddrPort) (i *idle, done func()) {
+	if i = c.take(k, addrs); i != nil {
+		return i, nil
+	}
+	q := c.queue(k)
+	if q.Enter(ctx, func() bool { i = c.take(k, addrs); return i != nil }) {
+		c.unqueue(k, q)
+		return i, nil
+	}
+	return nil, func() {
+		q.Done()
+		c.unqueue(k, q)
+	}
+}
+
+func (c *Client) queue(k key) *line {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.queues[k]
+	if q == nil {
+		q = &line{}
+		c.queues[k] = q
+	}
+	q.users++
+	return q
+}
+
+func (c *Client) unqueue(k key, q *line) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if q.users--; q.users == 0 {
+		delete(c.queues, k)
 	}
 }
 

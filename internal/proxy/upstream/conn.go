@@ -71,8 +71,16 @@ func (w *Way) take(key poolKey) *Conn {
 	return nil
 }
 
-// Open makes a new connection for HTTP/1. Its errors are *DialError.
-func (w *Way) Open(ctx context.Context, p HTTPProtocol, serverName string) (*Conn, error) {
+// Open makes a new connection for HTTP/1. Where that is costly and others are being made, one that spare finds may be free
+// before: spare returns one that is kept, or nil, and is nil if only a new one will do. Open's errors are *DialError.
+func (w *Way) Open(ctx context.Context, p HTTPProtocol, serverName string, spare func() *Conn) (*Conn, error) {
+	if w.target != nil && spare != nil {
+		var c *Conn
+		if w.queue.Enter(ctx, func() bool { c = spare(); return c != nil }) {
+			return c, nil
+		}
+		defer w.queue.Done()
+	}
 	p = w.Protocol(p)
 	out := &Conn{key: keyOf(p, serverName)}
 	if p == TLS1 {
@@ -129,7 +137,9 @@ func (c *Conn) Out() io.Writer { return c.out }
 func (w *Way) Keep(c *Conn) {
 	if !w.keep(c) {
 		c.Close()
+		return
 	}
+	w.queue.Freed()
 }
 
 func (w *Way) keep(c *Conn) bool {

@@ -43,7 +43,7 @@ func endpoint(t *testing.T, c upstream.Config, port uint32) (*upstream.Set, *ups
 
 func open(t *testing.T, e *upstream.Endpoint) *upstream.Conn {
 	t.Helper()
-	c, err := e.Direct().Open(t.Context(), upstream.HTTP1, "")
+	c, err := e.Direct().Open(t.Context(), upstream.HTTP1, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

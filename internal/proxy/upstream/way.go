@@ -12,6 +12,7 @@ import (
 	"time"
 
 	configv1 "github.com/tulle-mesh/tulle/api/config/v1"
+	"github.com/tulle-mesh/tulle/internal/proxy/queue"
 )
 
 // Caller is the ServiceAccount that somebody calls as. The zero value is nobody.
@@ -139,6 +140,7 @@ type Way struct {
 	target   *Target // nil = directly, whoever calls
 
 	kept      kept        // connections for HTTP/1
+	queue     queue.Queue // of those who need one, if it is a tunnel's
 	forgotten atomic.Bool // its caller has left the node: nothing is kept
 
 	mu    sync.Mutex
