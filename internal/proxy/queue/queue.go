@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	places   = 8                      // how many make something at the same time
+	places   = 8           // how many make something at the same time
 	patience = time.Second // who has waited for so long makes his own: those who make something may hang
 )
 

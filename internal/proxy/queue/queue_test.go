@@ -37,7 +37,7 @@ func (p *pool) make() {
 	p.making++
 	p.most = max(p.most, p.making)
 	p.mu.Unlock()
-	time.Sleep(p.takes)
+	<-time.After(p.takes)
 	p.mu.Lock()
 	p.making--
 	p.mu.Unlock()
@@ -49,7 +49,7 @@ func (p *pool) use(ctx context.Context, while time.Duration) {
 		p.make()
 		p.queue.Done()
 	}
-	time.Sleep(while)
+	<-time.After(while)
 	p.mu.Lock()
 	p.free++
 	p.mu.Unlock()
@@ -109,12 +109,12 @@ func TestGivesUp(t *testing.T) {
 			p.use(t.Context(), 0)
 			served.Store(true)
 		}()
-		time.Sleep(360 * time.Millisecond) // 150 until those are made, 200 for its own
+		<-time.After(360 * time.Millisecond) // 150 until those are made, 200 for its own
 		synctest.Wait()
 		if !served.Load() {
 			t.Error("who came later isn't served")
 		}
-		time.Sleep(2 * time.Hour)
+		<-time.After(2 * time.Hour)
 	})
 }
 
