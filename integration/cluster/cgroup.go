@@ -8,11 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
 
-const cgroupRoot = "/sys/fs/cgroup"
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	initLeaf   = "init" // of a node's cgroup: its daemons
+)
 
 // hierarchy is one mounted tree of cgroups. With version 2 there is a single one, at cgroupRoot itself.
 type hierarchy struct {
@@ -52,28 +56,55 @@ func hierarchies() ([]hierarchy, error) {
 	return hs, nil
 }
 
-// makeCgroup makes tulle-CLUSTER/NODE in every hierarchy.
-func makeCgroup(cluster, node string) error {
+// makeCgroups makes tulle-CLUSTER with one cgroup for each machine of the cluster, in every hierarchy. The machines are
+// equals, and whatever runs inside one competes with the others as that one.
+func makeCgroups(cluster string, machines []string) error {
 	hs, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, h := range hs {
-		parent := h.path
-		for _, d := range []string{prefix(cluster), node} {
-			if h.v2 {
-				if err := delegate(parent); err != nil {
-					return err
-				}
-			}
-			dir := filepath.Join(parent, d)
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+		dir := filepath.Join(h.path, prefix(cluster))
+		if err := h.makeChild(dir); err != nil {
+			return err
+		}
+		if err := setWeight(dir, len(machines)); err != nil {
+			return err
+		}
+		for _, m := range machines {
+			if err := h.makeChild(filepath.Join(dir, m)); err != nil {
 				return err
 			}
-			if err := inheritCpuset(parent, dir); err != nil {
-				return err
-			}
-			parent = dir
+		}
+	}
+	return nil
+}
+
+func (h hierarchy) makeChild(dir string) error {
+	parent := filepath.Dir(dir)
+	if h.v2 {
+		if err := delegate(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return inheritCpuset(parent, dir)
+}
+
+// setWeight gives a cluster the default weight (1024, in version 2: 100) once for each machine. That of a single machine
+// has a session outside of all cgroups, or without the kernel's autogroups a thread: a test program or kubectl counts as
+// one machine more. More weight would starve those: with twice as much, kubectl takes twice as long beside busy pods.
+// 100 machines are the most, and 10000 is the most that version 2 takes.
+func setWeight(dir string, machines int) error {
+	for file, weight := range map[string]int{"cpu.weight": 100 * machines, "cpu.shares": 1024 * machines} {
+		path := filepath.Join(dir, file)
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			continue // the other version, another hierarchy, or a kernel that has no CPU controller here
+		}
+		if err := os.WriteFile(path, []byte(strconv.Itoa(weight)), 0o644); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -107,31 +138,37 @@ func delegate(dir string) error {
 	return nil
 }
 
-// joinCgroup moves this process into a node's cgroups. Its child stays there when leave is called, which matters for
-// version 2 alone: only a cgroup without processes of its own has children with controllers.
-func joinCgroup(cluster, node string) (leave func() error, err error) {
-	hs, err := hierarchies()
-	if err != nil {
-		return nil, err
+// joinCgroups moves this process into the cgroups of a machine. Its children stay where they are.
+func joinCgroups(cluster, machine string) error {
+	files, err := cgroupFiles(cluster, machine)
+	for _, f := range files {
+		err = errors.Join(err, os.WriteFile(f, []byte("0"), 0o644))
 	}
-	leave = func() error { return nil }
-	for _, h := range hs {
-		if err := os.WriteFile(filepath.Join(h.path, prefix(cluster), node, "cgroup.procs"), []byte("0"), 0o644); err != nil {
-			return nil, err
-		}
-		if h.v2 {
-			beside := filepath.Join(h.path, prefix(cluster), "enter-"+node)
-			leave = func() error { return enterLeaf(beside) }
-		}
-	}
-	return leave, nil
+	return err
 }
 
-func enterLeaf(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// cgroupFiles are those that a PID is written to for moving its process into the cgroups of a machine.
+func cgroupFiles(cluster, machine string) ([]string, error) {
+	hs, err := hierarchies()
+	files := make([]string, len(hs))
+	for i, h := range hs {
+		files[i] = filepath.Join(h.path, prefix(cluster), machine, "cgroup.procs")
+	}
+	return files, err
+}
+
+// enterLeaf moves a node's first process, and so all its daemons, beside the kubepods of its kubelet, as a real machine's
+// are in system.slice: each of their threads would weigh half of all pods together otherwise. In version 2 a cgroup with
+// children that have controllers must not have processes anyway.
+func enterLeaf(node string) error {
+	leaf := filepath.Join(node, initLeaf)
+	if err := os.MkdirAll(leaf, 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0o644)
+	if err := inheritCpuset(node, leaf); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0o644)
 }
 
 // mountCgroups shows a node its own cgroups as if they were the machine's. It runs in a new cgroup namespace; hs was
@@ -150,6 +187,9 @@ func mountCgroups(hs []hierarchy) error {
 		if err := mount("cgroup", h.path, "cgroup", h.options); err != nil {
 			return err
 		}
+		if err := enterLeaf(h.path); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -158,7 +198,7 @@ func mountCgroup2() error {
 	if err := mount("cgroup2", cgroupRoot, "cgroup2", ""); err != nil {
 		return err
 	}
-	if err := enterLeaf(filepath.Join(cgroupRoot, "init")); err != nil {
+	if err := enterLeaf(cgroupRoot); err != nil {
 		return err
 	}
 	var err error

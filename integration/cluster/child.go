@@ -42,13 +42,9 @@ func child(stage string) error {
 	return s.init()
 }
 
-// enter is already in the node's network namespace: it joins the node's cgroups and makes the other namespaces.
+// enter is already in the node's cgroups and its network namespace: it makes the other namespaces.
 func (s nodeSpec) enter() error {
 	runtime.LockOSThread() // the node dies with the thread that starts it
-	leave, err := joinCgroup(s.Cluster, s.Name)
-	if err != nil {
-		return err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -59,7 +55,8 @@ func (s nodeSpec) enter() error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start PID 1: %w", err)
 	}
-	err = errors.Join(leave(), os.WriteFile(s.conf("pid"), fmt.Appendln(nil, cmd.Process.Pid), 0o644))
+	// What goes on here only waits, and is none of the node's processes.
+	err = errors.Join(joinCgroups(s.Cluster, controlPlane), os.WriteFile(s.conf("pid"), fmt.Appendln(nil, cmd.Process.Pid), 0o644))
 	return errors.Join(err, cmd.Wait())
 }
 

@@ -2,6 +2,9 @@
 // one network namespace, every node in network, PID, mount, UTS, IPC and cgroup namespaces of its own with its own
 // containerd, kubelet and kube-proxy. It needs root.
 //
+// The machines of a cluster compete for CPU as equals. In a node, all its daemons together compete with all its pods
+// together, as on a machine that keeps its daemons in system.slice.
+//
 // A program that calls Start must call MaybeChild first of all, in main or TestMain. Several clusters can run side by
 // side, also of several programs: each has namespaces, cgroups and a state folder of its own name, and the address
 // ranges, which are always the same, never leave the namespaces. All processes die with the program that called Start,
@@ -149,14 +152,17 @@ func (c *Cluster) up(ctx context.Context) error {
 	if err := c.certificates(); err != nil {
 		return err
 	}
-	c.progress("network and certificates")
+	if err := makeCgroups(c.o.Name, append(c.Nodes(), controlPlane)); err != nil {
+		return err
+	}
+	c.progress("network, certificates and cgroups")
 	// nodes first: containerd starts and imports the images while the API comes up
 	for i := range c.o.Nodes {
 		if err := c.startNode(node(i + 1)); err != nil {
 			return err
 		}
 	}
-	if err := c.controlPlane(ctx); err != nil {
+	if err := c.startControlPlane(ctx); err != nil {
 		return err
 	}
 	if err := c.applyManifests(ctx); err != nil {

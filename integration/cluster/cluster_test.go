@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,6 +73,7 @@ func TestCluster(t *testing.T) {
 	t.Run("kill a process of a pod", f.killProcess)
 	t.Run("kubelet comes back", f.kubeletComesBack)
 	t.Run("API server restarts", f.restartAPIServer)
+	t.Run("machines have cgroups", f.machines)
 	t.Run("kill -9 leaves nothing", testKill)
 }
 
@@ -201,6 +203,61 @@ func (f fixture) restartAPIServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the API server", func() bool { _, err := f.get(t.Context(), "/readyz"); return err == nil })
+}
+
+// machines says what competes with what for CPU: the control plane with the nodes, a node's daemons with all its pods.
+// It runs after daemons have been started again, as those must be in the right places, too.
+func (f fixture) machines(t *testing.T) {
+	hs, err := hierarchies()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hs {
+		cluster := filepath.Join(h.path, prefix(f.o.Name))
+		checkPrograms(t, cluster)
+		checkPrograms(t, filepath.Join(cluster, controlPlane), "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+		for _, node := range f.Nodes() {
+			checkPrograms(t, filepath.Join(cluster, node))
+			checkPrograms(t, filepath.Join(cluster, node, initLeaf), "containerd", "kubelet", "kube-proxy", "containerd-shim-runc-v2")
+			if _, err := os.Stat(filepath.Join(cluster, node, "kubepods")); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, p := range processesOf(t, f.o.Name) {
+		dir, cmdline, _ := strings.Cut(p, " ")
+		b, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+		if err != nil {
+			continue // it has ended
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+			if f[2] == "/" && (hs[0].v2 || slices.Contains(strings.Split(f[1], ","), "cpu")) {
+				t.Errorf("%s is in the root of the CPU cgroups", cmdline)
+			}
+		}
+	}
+}
+
+// checkPrograms checks that each of the programs runs in a cgroup, and, if there are none, that nothing does.
+func checkPrograms(t *testing.T, cgroup string, want ...string) {
+	t.Helper()
+	ps, err := cgroupProcesses(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var programs []string
+	for _, p := range ps {
+		programs = append(programs, filepath.Base(p.Args[0]))
+	}
+	if len(want) == 0 && len(programs) > 0 {
+		t.Errorf("in %s run %v, want none", cgroup, programs)
+	}
+	for _, w := range want {
+		if !slices.Contains(programs, w) {
+			t.Errorf("in %s run %v, want %s among them", cgroup, programs, w)
+		}
+	}
 }
 
 // testKill starts a second cluster beside the shared one, from a process of its own that is killed.

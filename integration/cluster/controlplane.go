@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// controlPlane starts etcd, the API server, the controller manager and the scheduler, all in the namespace "cp".
-func (c *Cluster) controlPlane(ctx context.Context) error {
+// startControlPlane starts etcd, the API server, the controller manager and the scheduler, all in the network and
+// the cgroups of one machine.
+func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.component("etcd", c.etcdFlags()); err != nil {
 		return err
 	}
@@ -31,7 +32,10 @@ func (c *Cluster) controlPlane(ctx context.Context) error {
 }
 
 func (c *Cluster) component(name string, flags []string) error {
-	argv := append([]string{"nsenter", "--net=" + c.netns("cp"), c.bins.component(name)}, flags...)
+	argv, err := c.on(controlPlane, append([]string{c.bins.component(name)}, flags...)...)
+	if err != nil {
+		return err
+	}
 	return c.procs.start(name, nil, argv...)
 }
 
@@ -79,14 +83,16 @@ func (c *Cluster) controllerManagerFlags() []string {
 	return append(flags, c.o.Profile.settings().ControllerManager...)
 }
 
-// StartProgram runs a program in the network of the control plane, where it reaches the API server at APIServer. Its
+// StartProgram runs a program on the machine of the control plane, where it reaches the API server at APIServer. Its
 // output goes to NAME.log, its PID is returned, and it ends with the cluster.
 func (c *Cluster) StartProgram(name string, argv ...string) (pid int, err error) {
 	if c.procs.find(name) != nil {
 		return 0, fmt.Errorf("program %s runs already", name)
 	}
-	// nsenter becomes the program, as the same process.
-	if err := c.procs.start(name, nil, append([]string{"nsenter", "--net=" + c.netns("cp")}, argv...)...); err != nil {
+	if argv, err = c.on(controlPlane, argv...); err != nil {
+		return 0, err
+	}
+	if err := c.procs.start(name, nil, argv...); err != nil {
 		return 0, err
 	}
 	return c.procs.find(name).cmd.Process.Pid, nil

@@ -82,7 +82,7 @@ func (c *Cluster) client() (*http.Client, error) {
 	return &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}},
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return c.DialIn(ctx, "cp", addr)
+			return c.DialIn(ctx, controlPlane, addr)
 		},
 	}}, nil
 }

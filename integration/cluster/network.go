@@ -25,6 +25,9 @@ const (
 	apiAddress     = controlPlaneIP + ":6443"
 )
 
+// controlPlane is the name of its machine, beside the nodes'.
+const controlPlane = "cp"
+
 // node is a node's number, from 1.
 type node int
 
@@ -46,7 +49,7 @@ func (c *Cluster) both(v4, v6 string) string {
 
 // network makes a namespace for the control plane with a bridge in it, and one per node with a cable to that bridge.
 func (c *Cluster) network(ctx context.Context) error {
-	cp := netnsName(c.o.Name, "cp")
+	cp := netnsName(c.o.Name, controlPlane)
 	var ip, ip6 batch
 	ip.add("netns add %s", cp)
 	ip.add("-n %s link set lo up", cp)
@@ -87,7 +90,7 @@ func (c *Cluster) network(ctx context.Context) error {
 			return err
 		}
 	}
-	return command(ctx, "nsenter", "--net="+c.netns("cp"), "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	return command(ctx, "nsenter", "--net="+c.netns(controlPlane), "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 }
 
 // batch is a list of ip commands; those added by later run after the others.
@@ -159,7 +162,7 @@ func (c *Cluster) forward() {
 
 func (c *Cluster) carry(in net.Conn) {
 	defer in.Close()
-	out, err := c.DialIn(context.Background(), "cp", apiAddress)
+	out, err := c.DialIn(context.Background(), controlPlane, apiAddress)
 	if err != nil {
 		return
 	}

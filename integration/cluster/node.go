@@ -47,9 +47,6 @@ func (c *Cluster) startNode(n node) error {
 	if err := c.configureNode(n, spec); err != nil {
 		return err
 	}
-	if err := makeCgroup(spec.Cluster, spec.Name); err != nil {
-		return err
-	}
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return err
@@ -59,7 +56,11 @@ func (c *Cluster) startNode(n node) error {
 		return err
 	}
 	env := []string{childEnv + "=" + stageEnter, specEnv + "=" + string(b)}
-	return c.procs.start("node-"+spec.Name, env, "nsenter", "--net="+c.netns(spec.Name), self)
+	argv, err := c.on(spec.Name, self)
+	if err != nil {
+		return err
+	}
+	return c.procs.start("node-"+spec.Name, env, argv...)
 }
 
 // engine is kube-router without its router and its service proxy.

@@ -65,6 +65,20 @@ func (p *processes) start(name string, env []string, argv ...string) error {
 	return nil
 }
 
+// on is the command line that runs another one on a machine of the cluster: in its cgroups and its network. The shell
+// becomes nsenter and that the program, as the same process.
+func (c *Cluster) on(machine string, argv ...string) ([]string, error) {
+	files, err := cgroupFiles(c.o.Name, machine)
+	if err != nil {
+		return nil, err
+	}
+	script := `exec "$@"`
+	for _, f := range files {
+		script = "echo $$ >'" + f + "' && " + script
+	}
+	return append([]string{"sh", "-c", script, "sh", "nsenter", "--net=" + c.netns(machine)}, argv...), nil
+}
+
 // find returns the newest process of that name.
 func (p *processes) find(name string) *process {
 	p.mu.Lock()
