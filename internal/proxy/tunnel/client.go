@@ -126,8 +126,8 @@ func (c *Client) dial(ctx context.Context, k key, preamble []byte, d Destination
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("%w: node %s", ErrNoProxy, k.node)
 	}
-	i, done := c.takeOrMake(ctx, k, addrs)
-	for ; i != nil; i, done = c.takeOrMake(ctx, k, addrs) {
+	i, made := c.takeOrMake(ctx, k, addrs)
+	for ; i != nil; i, made = c.takeOrMake(ctx, k, addrs) {
 		conn, err := c.open(ctx, i.link, i.addr, k, preamble, d)
 		if err == nil {
 			c.stats.reused.Add(1)
@@ -146,11 +146,12 @@ func (c *Client) dial(ctx context.Context, k key, preamble []byte, d Destination
 		}
 		// The link died while it waited, or it is too old: the next one may not be.
 	}
-	defer done()
+	defer made()
 	var failed error
 	for _, addr := range addrs {
 		l, err := c.connect(ctx, k, addr)
 		if err == nil {
+			made() // the destination may take its time
 			var conn *Conn
 			if conn, err = c.open(ctx, l, addr, k, preamble, d); err == nil {
 				c.warm(k)

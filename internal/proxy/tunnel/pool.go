@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
@@ -80,8 +81,8 @@ type line struct {
 	users int // in the queue, or making a link; guarded by the Client's mutex
 }
 
-// takeOrMake returns an idle link, or nil if the caller is to make one and to call done then.
-func (c *Client) takeOrMake(ctx context.Context, k key, addrs []netip.AddrPort) (i *idle, done func()) {
+// takeOrMake returns an idle link, or nil if the caller is to make one and to call made then, at least once.
+func (c *Client) takeOrMake(ctx context.Context, k key, addrs []netip.AddrPort) (i *idle, made func()) {
 	if i = c.take(k, addrs); i != nil {
 		return i, nil
 	}
@@ -90,10 +91,10 @@ func (c *Client) takeOrMake(ctx context.Context, k key, addrs []netip.AddrPort) 
 		c.unqueue(k, q)
 		return i, nil
 	}
-	return nil, func() {
+	return nil, sync.OnceFunc(func() {
 		q.Done()
 		c.unqueue(k, q)
-	}
+	})
 }
 
 func (c *Client) queue(k key) *line {
