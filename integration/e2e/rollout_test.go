@@ -67,8 +67,7 @@ type rolloutSuite struct {
 func (r *rolloutSuite) under(t *testing.T, name string, rate int, what func(t *testing.T)) {
 	t.Helper()
 	var loads []*load
-	// Callers take turns, and so do URLs: with a multiple of them every caller uses its connection again, after 10 s or so.
-	callers := (1000 + len(r.urls) - 1) / len(r.urls) * len(r.urls)
+	const callers = 3 * dedicatedServices // a connection is used again after 5 to 12 s
 	for _, c := range r.e.clients {
 		loads = append(loads, c.load(t, name, append([]string{"-rate", strconv.Itoa(rate), "-per-conn", "20", "-c", strconv.Itoa(callers)}, r.urls...)...))
 	}

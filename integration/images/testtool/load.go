@@ -21,7 +21,7 @@ func load(ctx context.Context, args []string, out io.Writer) error {
 	h.register(f)
 	rate := f.Float64("rate", 100, "calls a second")
 	duration := f.Duration("duration", 0, "0 is until told to stop")
-	parallel := f.Int("c", 200, "most calls at once; one that would be more fails")
+	parallel := f.Int("c", 200, "most calls at once, in equal parts to each target, and one to each at least; one that would be more fails")
 	perConn := f.Int("per-conn", 100, "HTTP requests on a connection before a new one is opened; 1 is without keep-alive")
 	name := f.String("name", "load", "what the command stop calls it")
 	if err := f.Parse(args); err != nil {
@@ -40,22 +40,32 @@ func load(ctx context.Context, args []string, out io.Writer) error {
 	if err := stopOnCall(ctx, *name, cancel); err != nil {
 		return err
 	}
-	g := &generator{flags: &h, targets: targets, perConn: *perConn, tally: newTally(), idle: make(chan *caller, *parallel)}
-	for range *parallel {
-		g.idle <- &caller{}
-	}
+	g := newGenerator(&h, targets, *parallel)
+	g.perConn = *perConn
 	g.run(ctx, time.Duration(float64(time.Second) / *rate))
 	return printJSON(out, g.tally.summary())
 }
 
-// generator starts the calls; a caller makes one at a time and keeps its connection.
+// generator starts the calls; a caller makes one at a time, always to the same target, and keeps its connection.
 type generator struct {
 	flags   *httpFlags
 	targets []target
 	perConn int
 	tally   *tally
-	idle    chan *caller
+	idle    []chan *caller // by target; who has waited longest is next
 	wg      sync.WaitGroup
+}
+
+func newGenerator(h *httpFlags, targets []target, parallel int) *generator {
+	g := &generator{flags: h, targets: targets, tally: newTally(), idle: make([]chan *caller, len(targets))}
+	each := max(parallel/len(targets), 1)
+	for i := range g.idle {
+		g.idle[i] = make(chan *caller, each)
+		for range each {
+			g.idle[i] <- &caller{}
+		}
+	}
+	return g
 }
 
 func (g *generator) run(ctx context.Context, every time.Duration) {
@@ -68,13 +78,13 @@ func (g *generator) run(ctx context.Context, every time.Duration) {
 			return
 		case <-time.After(time.Until(due)):
 		}
-		t := g.targets[i%len(g.targets)]
+		t, idle := g.targets[i%len(g.targets)], g.idle[i%len(g.targets)]
 		select {
-		case c := <-g.idle:
+		case c := <-idle:
 			g.wg.Go(func() {
 				// A call that has begun is finished after the end, too.
 				g.tally.add(due, t.call(context.WithoutCancel(ctx), c, g))
-				g.idle <- c
+				idle <- c
 			})
 		default:
 			g.tally.add(due, outcome{err: errors.New("too many calls at once")})

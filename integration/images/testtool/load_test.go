@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -68,6 +69,40 @@ func TestLoadDoesNotRepeatCalls(t *testing.T) {
 	}
 	if s.ByPod["me"] != s.OK {
 		t.Errorf("answers by pod are %v, want %d", s.ByPod, s.OK)
+	}
+}
+
+// Whatever order calls end in, connections are kept and used again.
+func TestLoadKeepsConnections(t *testing.T) {
+	var all []string
+	var made, served atomic.Int64
+	for range 3 {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if n := served.Add(1); n < 50 && n%3 == 0 { // others overtake it
+				<-time.After(30 * time.Millisecond)
+			}
+			_, _ = w.Write([]byte("{}"))
+		}))
+		s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				made.Add(1)
+			}
+		}
+		s.Start()
+		t.Cleanup(s.Close)
+		all = append(all, s.URL)
+	}
+	var out strings.Builder
+	args := append([]string{"-name", t.Name(), "-rate", "500", "-c", "12", "-per-conn", "1000", "-duration", "1s"}, all...)
+	if err := load(t.Context(), args, &out); err != nil {
+		t.Fatal(err)
+	}
+	var s report.Summary
+	if err := json.Unmarshal([]byte(out.String()), &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.OK < 100 || made.Load() > 12 {
+		t.Errorf("%d of %d calls were answered, on %d connections, want 12 at most", s.OK, s.Calls, made.Load())
 	}
 }
 
