@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -128,6 +129,7 @@ func (e *env) describe(t *testing.T) {
 	for _, args := range [][]string{
 		{"get", "pods", "-A", "-o", "wide"},
 		{"get", "events", "-A", "--sort-by=.lastTimestamp"},
+		{"-n", "kube-system", "logs", "-l", "k8s-app=kube-dns", "--prefix", "--tail=20"},
 		{"-n", meshNamespace, "logs", "-l", "app.kubernetes.io/name=tulle", "--all-containers", "--prefix", "--tail=40"},
 		{"-n", meshNamespace, "logs", "-l", "app.kubernetes.io/name=tulle", "--all-containers", "--prefix", "--tail=20", "--previous"},
 	} {
@@ -135,7 +137,15 @@ func (e *env) describe(t *testing.T) {
 		t.Logf("kubectl %s: %s", strings.Join(args, " "), cmp.Or(last(out, 3000), fmt.Sprint(err)))
 	}
 	if e.embedded != nil {
-		t.Logf("the logs of the cluster's components are in %s (kept with go test -artifacts)", e.embedded.Options().LogDir)
+		dir := e.embedded.Options().LogDir
+		t.Logf("the logs of the cluster's components are in %s (kept with go test -artifacts)", dir)
+		for _, n := range e.embedded.Nodes() {
+			for _, component := range []string{"kubelet", "kube-proxy", "kube-router"} {
+				if b, err := os.ReadFile(filepath.Join(dir, n+"-"+component+".log")); err == nil {
+					t.Logf("%s of %s: %s", component, n, last(string(b), 1000))
+				}
+			}
+		}
 	}
 }
 
