@@ -40,8 +40,7 @@ func load(ctx context.Context, args []string, out io.Writer) error {
 	if err := stopOnCall(ctx, *name, cancel); err != nil {
 		return err
 	}
-	g := newGenerator(&h, targets, *parallel)
-	g.perConn = *perConn
+	g := newGenerator(&h, targets, *parallel, *perConn)
 	g.run(ctx, time.Duration(float64(time.Second) / *rate))
 	return printJSON(out, g.tally.summary())
 }
@@ -56,8 +55,8 @@ type generator struct {
 	wg      sync.WaitGroup
 }
 
-func newGenerator(h *httpFlags, targets []target, parallel int) *generator {
-	g := &generator{flags: h, targets: targets, tally: newTally(), idle: make([]chan *caller, len(targets))}
+func newGenerator(h *httpFlags, targets []target, parallel, perConn int) *generator {
+	g := &generator{flags: h, targets: targets, perConn: perConn, tally: newTally(), idle: make([]chan *caller, len(targets))}
 	each := max(parallel/len(targets), 1)
 	for i := range g.idle {
 		g.idle[i] = make(chan *caller, each)

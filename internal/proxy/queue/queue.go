@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	places   = 8           // how many make something at the same time
-	patience = time.Second // who has waited for so long makes his own: those who make something may hang
+	places   = 8               // how many make something at the same time
+	patience = 2 * time.Second // when nothing has been made or become free for so long, those who make something hang
+	most     = 5 * time.Second // nobody waits for longer: to make one may be slow without being costly
 )
 
 // Queue is of those who want one of several equal things. The zero value is ready.
@@ -23,6 +24,7 @@ type Queue struct {
 	making  int
 	waiting []chan struct{} // who came first comes first
 	waiters atomic.Int32    // len(waiting), for a look without the mutex
+	moved   time.Time       // when something was made or became free, while somebody waited for it
 }
 
 // Enter returns true when take, which looks for something free, has found it. If it returns false the caller is to make
@@ -31,22 +33,14 @@ func (q *Queue) Enter(ctx context.Context, take func() bool) bool {
 	if q.place() {
 		return false
 	}
-	enough := time.NewTimer(patience)
-	defer enough.Stop()
-	turn := make(chan struct{}, 1)
+	began, turn := time.Now(), make(chan struct{}, 1)
 	for back := false; ; back = true {
 		q.line(turn, back)
 		if take() { // only now: what becomes free from now on is told
 			q.leave(turn)
 			return true
 		}
-		select {
-		case <-turn:
-		case <-enough.C:
-			q.leave(turn)
-			q.push()
-			return false
-		case <-ctx.Done():
+		if !q.await(ctx, turn, began) {
 			q.leave(turn)
 			q.push()
 			return false
@@ -58,6 +52,31 @@ func (q *Queue) Enter(ctx context.Context, take func() bool) bool {
 			return false
 		}
 	}
+}
+
+// await returns true when it is the turn of somebody who has been here since a certain time, and false if that isn't to be
+// waited for.
+func (q *Queue) await(ctx context.Context, turn <-chan struct{}, since time.Time) bool {
+	for {
+		left := min(patience-q.idle(since), most-time.Since(since))
+		if left <= 0 {
+			return false
+		}
+		select {
+		case <-turn:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-time.After(left):
+		}
+	}
+}
+
+// idle is for how long nothing has moved, as far as somebody could have seen who has been here since a certain time.
+func (q *Queue) idle(since time.Time) time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return min(time.Since(since), time.Since(q.moved))
 }
 
 // Freed says that there is something free now.
@@ -122,6 +141,7 @@ func (q *Queue) leave(turn chan struct{}) {
 // wake tells who is first. The mutex is held.
 func (q *Queue) wake() {
 	if len(q.waiting) > 0 {
+		q.moved = time.Now()
 		q.waiting[0] <- struct{}{}
 		q.waiting = slices.Delete(q.waiting, 0, 1)
 		q.waiters.Add(-1)

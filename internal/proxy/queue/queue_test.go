@@ -68,7 +68,9 @@ func TestQueue(t *testing.T) {
 		{"as many as places", 8, 100 * ms, 10 * ms, 8, 8, 110 * ms},
 		{"the others take what becomes free", 100, 100 * ms, 10 * ms, 24, 8, 310 * ms},
 		{"what is in use for long is no help", 24, 100 * ms, time.Hour, 24, 8, time.Hour + 300*ms},
-		{"those who make one hang", 24, time.Hour, 10 * ms, 24, 24, time.Hour + 1010*ms},
+		{"slow is not hung", 100, 1500 * ms, 100 * ms, 32, 8, 4600 * ms},
+		{"slow for too long", 100, 1500 * ms, time.Hour, 100, 76, time.Hour + 6500*ms},
+		{"those who make one hang", 24, time.Hour, 10 * ms, 24, 24, time.Hour + 2010*ms},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
