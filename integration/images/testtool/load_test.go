@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tulle-mesh/tulle/integration/images/report"
+	"github.com/tulle-mesh/tulle/internal/proxy/socket/sockettest"
 )
 
 // rude is an HTTP server that reads every request and answers only the first of a connection: after that it closes.
@@ -124,20 +125,7 @@ func TestStopEndsLoad(t *testing.T) {
 
 // A connection that the server has closed is not used, as with every client; that is no failure.
 func TestPeerClosed(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	server, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, server := sockettest.Pair(t)
 	if peerClosed(client) {
 		t.Error("an open connection counts as closed")
 	}
