@@ -231,6 +231,7 @@ func (p *Proxy) accept(o *listener) {
 			continue
 		}
 		wait = least
+		p.share.TurnToAccept()
 		p.take(c.(*net.TCPConn), o.binding.Load())
 	}
 }

@@ -165,6 +165,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.accepting.Wait()
 	err := errors.Join(<-ended, <-ended)
 	p.set.Close()
+	p.share.Close()
 	return err
 }
 

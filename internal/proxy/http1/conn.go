@@ -46,6 +46,7 @@ type conn struct {
 	upBody     source // from the endpoint
 	toClient   sink
 	answer     []byte // what was read of the endpoint's answer
+	awaited    bool   // there was nothing, when it was read last
 	heard      bool   // there was something
 	upErr      error
 	pumped     chan struct{} // the body's own goroutine has ended
@@ -89,7 +90,11 @@ func newConn(s *Server, tcp Conn, b *route.Binding, a *share.Account) *conn {
 		return done
 	}
 	c.readAnswer = func(fd uintptr) (done bool) {
+		if c.awaited {
+			c.client.Share.TurnToGoOn()
+		}
 		c.answer, c.upErr, done = readFirst(fd, largeBuffer)
+		c.awaited = !done
 		return done
 	}
 	c.values = c.request.Values
@@ -279,6 +284,7 @@ func (c *conn) exchange() bool {
 		return false
 	}
 	c.first = false
+	c.client.Share.TurnToBegin()
 	x, r := &c.x, &c.request
 	x.Method, x.Host = method(r.method), view(r.host)
 	x.Values = c.values

@@ -368,6 +368,7 @@ func (c *conn) readMore(up *upstream.Conn) error {
 	n, err := up.Read(c.answer[len(c.answer):cap(c.answer)])
 	c.answer = c.answer[:len(c.answer)+n]
 	if n > 0 {
+		c.client.Share.TurnToGoOn()
 		return nil
 	}
 	return err //nolint:wrapcheck // as above

@@ -58,6 +58,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 		c.refuse(refusal.BadRequest)
 		return
 	}
+	client.Share.TurnToBegin()
 	if reason := x.Decide(); reason != "" {
 		c.refuse(reason)
 		return

@@ -127,6 +127,7 @@ func (f *forwarding) Attempt(w *upstream.Way) error {
 		reader.finish()
 		return fmt.Errorf("send request: %w", err)
 	}
+	f.Client.Share.TurnToGoOn()
 	if f.refusedBy(resp) == refusal.ConnectFailed && (f.body.none() || f.body.replayable()) {
 		reader.leave()
 		go resp.Body.Close() // which may wait for a Read

@@ -133,6 +133,8 @@ type Endpoints interface {
 type Tenants interface {
 	// EachTenant calls f for each namespace that uses something; the empty one is that of clients that nobody knows.
 	EachTenant(f func(namespace string, connections, requests, bytes int64))
+	// EachWait calls f for each namespace, with how long its requests have waited for the proxy's CPU.
+	EachWait(f func(namespace string, waited time.Duration))
 }
 
 // WatchTenants shows what the namespaces of clients use. It is called once at most.

@@ -5,6 +5,8 @@
 // Those who have less than their share are let in even then, so that one namespace can't keep others out: in all there may
 // be up to twice the limit.
 //
+// The CPU has no limit: namespaces take turns at it.
+//
 // Everything is safe for concurrent use.
 package share
 
@@ -12,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/proxy/turn"
 )
 
 // Config are the limits of a node; 0 means none.
@@ -26,6 +30,9 @@ type Config struct {
 type Node struct {
 	connections, requests, bytes pool
 
+	rounds  *turn.Rounds
+	accepts *turn.Queue
+
 	mu       sync.Mutex
 	accounts map[string]*Account // by namespace; guarded by mu
 	rate     rate                // guarded by mu
@@ -33,7 +40,9 @@ type Node struct {
 
 // New returns a Node of which nothing is in use.
 func New(c Config) *Node {
+	rounds := turn.New(turn.Config{})
 	return &Node{
+		rounds: rounds, accepts: rounds.Uncounted(),
 		connections: pool{limit: int64(c.Connections)}, requests: pool{limit: int64(c.Requests)},
 		bytes: pool{limit: int64(c.Bytes)}, rate: rate{limit: c.Rate}, accounts: map[string]*Account{},
 	}
@@ -43,6 +52,7 @@ func New(c Config) *Node {
 type Account struct {
 	node      *Node
 	namespace string
+	turns     *turn.Queue
 
 	connections, requests, bytes atomic.Int64
 
@@ -56,7 +66,7 @@ func (n *Node) Account(namespace string) *Account {
 	defer n.mu.Unlock()
 	a := n.accounts[namespace]
 	if a == nil {
-		a = &Account{node: n, namespace: namespace}
+		a = &Account{node: n, namespace: namespace, turns: n.rounds.Queue()}
 		n.accounts[namespace] = a
 	}
 	return a
@@ -70,6 +80,35 @@ func (n *Node) EachTenant(f func(namespace string, connections, requests, bytes 
 		if c, r, b := a.connections.Load(), a.requests.Load(), a.bytes.Load(); c != 0 || r != 0 || b != 0 {
 			f(a.namespace, c, r, b)
 		}
+	}
+}
+
+// EachWait calls f for each namespace, with how long its requests have waited for turns, together, in any order.
+func (n *Node) EachWait(f func(namespace string, waited time.Duration)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range n.accounts {
+		f(a.namespace, a.turns.Waited())
+	}
+}
+
+// TurnToAccept waits until another connection may be accepted. Whose it is nobody knows yet.
+func (n *Node) TurnToAccept() { n.accepts.Begin() }
+
+// Close gives up what turns need. Nobody has to wait for long afterwards.
+func (n *Node) Close() { n.rounds.Close() }
+
+// TurnToBegin waits until it is the namespace's turn to begin something that takes CPU.
+func (a *Account) TurnToBegin() {
+	if a != nil {
+		a.turns.Begin()
+	}
+}
+
+// TurnToGoOn waits until it is the namespace's turn to go on with what it has begun.
+func (a *Account) TurnToGoOn() {
+	if a != nil {
+		a.turns.GoOn()
 	}
 }
 
