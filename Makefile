@@ -14,11 +14,12 @@ LDFLAGS    := -s -w -X github.com/tulle-mesh/tulle/internal/version.Version=$(VE
 GOBUILD    := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 PACKAGES   := ./...
 TULLE_FLAT ?= 45s
+TULLE_TENANT_ROUNDS ?= 3
 
 LINT_VERSION := $(shell sed -n 's/^.*golangci-lint\/v2 \(v[^ ]*\).*/\1/p' integration/tools/go.mod)
 LINT       := $(CACHE)/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build images test lint format generate check unit flat conformance traefik spire e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
+.PHONY: help build images test lint format generate check unit flat tenants conformance traefik spire e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,6 +34,9 @@ test: lint check unit flat conformance fuzz-brief traefik e2e ## everything but 
 
 flat: ## the proxy's memory, goroutines and files under load, churn and misbehaving clients, for TULLE_FLAT (default 45s)
 	TULLE_FLAT=$(TULLE_FLAT) go test -count=1 -v -timeout 30m -run '^TestMemoryStaysFlat$$' ./cmd/tulle-proxy
+
+tenants: ## what a namespace notices of another that floods the proxy, in TULLE_TENANT_ROUNDS pairs of rounds (default 3, 9 to publish); two idle CPUs
+	TULLE_TENANT_ROUNDS=$(TULLE_TENANT_ROUNDS) go test -count=1 -v -timeout 30m -run '^TestTenantsAreApart$$' ./cmd/tulle-proxy
 
 conformance: ## h2spec and gRPC's interoperability cases
 	cd integration/conformance && go test -count=1 .

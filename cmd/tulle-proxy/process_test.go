@@ -24,11 +24,14 @@ import (
 
 const mainVariable = "TULLE_PROXY_TEST_MAIN"
 
-// TestMain makes the test binary the command itself where it is started as such.
+// TestMain makes the test binary the command itself where it is started as such, or one of the tenants' programs.
 func TestMain(m *testing.M) {
 	if os.Getenv(mainVariable) != "" {
 		main()
 		return
+	}
+	if role := os.Getenv(tenantVariable); role != "" {
+		os.Exit(tenantMain(role, os.Getenv(tenantSpecVariable)))
 	}
 	os.Exit(m.Run())
 }
@@ -62,6 +65,14 @@ func (b *lockedBuffer) String() string {
 // startProxy starts a proxy of the controller that keeps its config in dir; more flags may follow.
 func startProxy(t *testing.T, c *fakeController, dir string, flags ...string) *proxyProcess {
 	t.Helper()
+	p := newProxy(t, c, dir, flags...)
+	p.start()
+	return p
+}
+
+// newProxy is a proxy that is not started yet.
+func newProxy(t *testing.T, c *fakeController, dir string, flags ...string) *proxyProcess {
+	t.Helper()
 	ports := freePorts(t, 5)
 	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
 	p := &proxyProcess{
@@ -76,17 +87,21 @@ func startProxy(t *testing.T, c *fakeController, dir string, flags ...string) *p
 	p.cmd = exec.CommandContext(t.Context(), "/proc/self/exe", args...) //nolint:gosec // the test itself
 	p.cmd.Env = append(os.Environ(), mainVariable+"=1", "GORACE=atexit_sleep_ms=0")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	return p
+}
+
+func (p *proxyProcess) start() {
+	p.t.Helper()
 	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	go func() { p.ended <- p.cmd.Wait() }()
-	t.Cleanup(func() {
+	p.t.Cleanup(func() {
 		p.kill()
-		if t.Failed() {
-			t.Logf("the proxy said:\n%s", p.log)
+		if p.t.Failed() {
+			p.t.Logf("the proxy said:\n%s", p.log)
 		}
 	})
-	return p
 }
 
 // kill ends the container: the kernel ends the worker with the holder.
