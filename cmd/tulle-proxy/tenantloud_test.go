@@ -46,8 +46,11 @@ type loudResult struct {
 	At                           time.Time
 }
 
-// most is how many connections it has to have: resetters have none in between.
+// most is how many connections it has to have at first.
 func (l *loud) most() int64 { return int64(l.Greedy+l.SlowHeads+l.SlowBodies+l.Resetters) * 98 / 100 }
+
+// held is how many it has to have at any time. Resetters have none in between, and may all have none.
+func (l *loud) held() int64 { return int64(l.Greedy+l.SlowHeads+l.SlowBodies) * 98 / 100 }
 
 // run makes the load until in ends, and tells how things are for each line of it.
 func (l *loud) run(ctx context.Context, in io.Reader, out io.Writer) error {

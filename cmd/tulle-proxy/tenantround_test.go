@@ -119,8 +119,11 @@ func (o tenantRound) check(t *testing.T, r *tenantRig) {
 	if o.quiet.Errors > 0 {
 		t.Errorf("%s: %d errors of the quiet tenant, the first are: %s", o.kind, o.quiet.Errors, strings.Join(o.quiet.First, "; "))
 	}
-	if least := r.flood("").most(); o.begin.Open < least || o.end.Open < least {
+	if l := r.flood(""); o.kind != alone && (o.begin.Open < l.most() || o.end.Open < l.held()) {
 		t.Errorf("%s: the load had %d connections at first and %d in the end", o.kind, o.begin.Open, o.end.Open)
+	}
+	if did := o.end.Resets - o.begin.Resets; o.kind != alone && did < int64(resets*r.length.Seconds()/2) {
+		t.Errorf("%s: there were %d resets", o.kind, did)
 	}
 	if o.kind == flood10 && o.offered < tenantTimes {
 		t.Errorf("%s: the load was %.1f times what the proxy can serve, want %d", o.kind, o.offered, tenantTimes)

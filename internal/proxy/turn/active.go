@@ -12,8 +12,8 @@ const period = time.Second
 // active counts the namespaces that take turns: rounds are so short that most of them miss most.
 type active struct {
 	cpus   int
-	shared atomic.Bool   // there are several
-	quota  atomic.Uint32 // turns of a namespace in a round, if nobody waits for one
+	quota  atomic.Uint32 // turns of a namespace in a round
+	queued atomic.Int32  // and of those of one who have to wait
 
 	period atomic.Uint32
 
@@ -50,19 +50,10 @@ func (a *active) age(now time.Time) {
 
 // set sets the quota. The mutex is held.
 func (a *active) set() {
-	n, quota := max(a.now, a.last), alone
-	if n > 1 {
-		quota = max(shared/n, least)
+	quota, queued := alone, alone
+	if n := max(a.now, a.last); n > 1 {
+		quota, queued = max(shared/n, least), waiting
 	}
-	a.shared.Store(n > 1)
-	a.quota.Store(uint32(quota * a.cpus)) // #nosec G115 -- small
-}
-
-// waiting is how many turns a namespace has in a round if that is not enough.
-func (a *active) waiting() int32 {
-	n := aloneWaiting
-	if a.shared.Load() {
-		n = sharedWaiting
-	}
-	return int32(n * a.cpus) // #nosec G115 -- small
+	a.quota.Store(uint32(quota * a.cpus))  // #nosec G115 -- small
+	a.queued.Store(int32(queued * a.cpus)) // #nosec G115 -- small
 }

@@ -19,12 +19,13 @@ import (
 // Turns of a namespace in a round, for each CPU. A turn is some ten microseconds, and some hundred while the garbage
 // collector has others help it. To begin a round takes some, too.
 const (
-	alone  = 128 // nobody is there to wait for it
+	alone  = 256 // nobody is there to wait for it
 	shared = 32  // of all namespaces together, but
 	least  = 8   // of each
 
-	// Once somebody has to wait there isn't enough of the CPU, and who doesn't want much of it is to wait for as little as can be.
-	aloneWaiting, sharedWaiting = 4, 1
+	// Where others are there, those of one who have to wait do so for one another: there isn't enough of the CPU, and who
+	// doesn't want much of it is to wait for as little as can be.
+	waiting = 1
 )
 
 // Config is what Rounds needs; the zero values mean the defaults.
@@ -97,10 +98,10 @@ func (q *Queue) Begin() {
 	}
 }
 
-// GoOn waits for a turn for something that has begun. It comes before what is new: what has begun holds more than its place
-// in a line.
+// GoOn waits for a turn for something that has begun, if others wait. It comes before what is new: what has begun holds more
+// than its place in a line.
 func (q *Queue) GoOn() {
-	if !q.pass() {
+	if q.waiting.Load() > 0 {
 		q.wait(&q.underway)
 	}
 }
@@ -190,7 +191,7 @@ func (r *Rounds) next() bool {
 	for _, q := range r.waiting {
 		r.active.see(q)
 		left := q.waiting.Load()
-		for range min(left, r.active.waiting()) {
+		for range min(left, r.active.queued.Load()) {
 			q.first() <- struct{}{}
 			left = q.waiting.Add(-1)
 		}

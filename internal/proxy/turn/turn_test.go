@@ -58,12 +58,12 @@ func TestNobodyWaitsForHimself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, all := newRounds(t), &crowd{}
 		q := r.Queue()
-		all.add(140, q.Begin)
-		for _, want := range []int{128, 132, 136, 140} {
+		all.add(600, q.Begin)
+		for _, want := range []int{256, 512, 600} {
 			if all.had() != want || slices.Max(all.gone) != want-1 {
 				t.Errorf("alone a namespace has had %d turns instead of %d, up to the one who came as %d.", all.had(), want, slices.Max(all.gone))
 			}
-			if want < 140 {
+			if want < 600 {
 				r.next()
 			}
 		}
@@ -141,8 +141,8 @@ func TestNamespacesAreForgotten(t *testing.T) {
 		if q.Waited() != 2*1100*time.Millisecond {
 			t.Errorf("two have waited for %v", q.Waited())
 		}
-		all.add(200, q.Begin)
-		if all.had() != 2*17+128 {
+		all.add(300, q.Begin)
+		if all.had() != 2*17+256 {
 			t.Errorf("alone again it has %d turns", all.had()-2*17)
 		}
 	})
