@@ -11,9 +11,9 @@ const period = time.Second
 
 // active counts the namespaces that take turns: rounds are so short that most of them miss most.
 type active struct {
-	cpus   int
-	quota  atomic.Uint32 // turns of a namespace in a round
-	queued atomic.Int32  // and of those of one who have to wait
+	cpus  int
+	quota atomic.Int32 // turns of a namespace in a round
+	flood atomic.Int32 // and of one of which more wait
 
 	period atomic.Uint32
 
@@ -48,12 +48,20 @@ func (a *active) age(now time.Time) {
 	a.set()
 }
 
+// turns is how many of those who wait have one in a round.
+func (a *active) turns(waiting int32) int32 {
+	if waiting > a.quota.Load() {
+		return a.flood.Load()
+	}
+	return waiting
+}
+
 // set sets the quota. The mutex is held.
 func (a *active) set() {
-	quota, queued := alone, alone
+	quota, flood := alone, alone
 	if n := max(a.now, a.last); n > 1 {
-		quota, queued = max(shared/n, least), waiting
+		quota, flood = max(shared/n, least), flooded
 	}
-	a.quota.Store(uint32(quota * a.cpus))  // #nosec G115 -- small
-	a.queued.Store(int32(queued * a.cpus)) // #nosec G115 -- small
+	a.quota.Store(int32(quota * a.cpus)) // #nosec G115 -- small
+	a.flood.Store(int32(flood * a.cpus)) // #nosec G115 -- small
 }

@@ -20,12 +20,13 @@ import (
 // collector has others help it. To begin a round takes some, too.
 const (
 	alone  = 256 // nobody is there to wait for it
-	shared = 32  // of all namespaces together, but
-	least  = 8   // of each
+	shared = 128 // of all namespaces together, but
+	least  = 32  // of each
+	beside = 8   // of what is no namespace
 
-	// Where others are there, those of one who have to wait do so for one another: there isn't enough of the CPU, and who
-	// doesn't want much of it is to wait for as little as can be.
-	waiting = 1
+	// Where others are there, and more wait than have a turn in a round, this is a flood, and who doesn't want much of the
+	// CPU is to wait for as little as can be.
+	flooded = 1
 )
 
 // Config is what Rounds needs; the zero values mean the defaults.
@@ -98,10 +99,10 @@ func (q *Queue) Begin() {
 	}
 }
 
-// GoOn waits for a turn for something that has begun, if others wait. It comes before what is new: what has begun holds more
-// than its place in a line.
+// GoOn waits for a turn for something that has begun, if that many wait that not all have one in the next round. It comes
+// before what is new: what has begun holds more than its place in a line.
 func (q *Queue) GoOn() {
-	if q.waiting.Load() > 0 {
+	if q.waiting.Load() > q.rounds.active.quota.Load() {
 		q.wait(&q.underway)
 	}
 }
@@ -131,13 +132,20 @@ func (q *Queue) take() (ok, half bool) {
 		if uint32(taken>>32) != round {
 			r.active.see(q)
 			next = uint64(round)<<32 | 1
-		} else if uint32(taken) >= r.active.quota.Load() { // #nosec G115 -- its low half
+		} else if int32(taken) >= q.quota() { // #nosec G115 -- its low half
 			return false, false
 		}
 		if q.taken.CompareAndSwap(taken, next) {
-			return true, uint32(next) == r.active.quota.Load()/2 // #nosec G115 -- as above
+			return true, int32(next) == q.quota()/2 // #nosec G115 -- as above
 		}
 	}
+}
+
+func (q *Queue) quota() int32 {
+	if q.uncounted {
+		return int32(beside * q.rounds.config.CPUs) // #nosec G115 -- small
+	}
+	return q.rounds.active.quota.Load()
 }
 
 func (q *Queue) wait(l *line) {
@@ -190,12 +198,11 @@ func (r *Rounds) next() bool {
 	still := r.waiting[:0]
 	for _, q := range r.waiting {
 		r.active.see(q)
-		left := q.waiting.Load()
-		for range min(left, r.active.queued.Load()) {
+		for range r.active.turns(q.waiting.Load()) {
 			q.first() <- struct{}{}
-			left = q.waiting.Add(-1)
+			q.waiting.Add(-1)
 		}
-		if left > 0 {
+		if q.waiting.Load() > 0 {
 			still = append(still, q)
 		}
 	}

@@ -75,30 +75,30 @@ func TestTheQuietDontWaitForTheLoud(t *testing.T) {
 		r, loud, quiet, late := newRounds(t), &crowd{}, &crowd{}, &crowd{}
 		noisy, shop, third := r.Queue(), r.Queue(), r.Queue()
 		shop.Begin()
-		loud.add(100, noisy.Begin)
-		if loud.had() != 16 {
+		loud.add(300, noisy.Begin)
+		if loud.had() != 64 {
 			t.Errorf("beside another one a namespace has %d turns in a round", loud.had())
 		}
-		quiet.add(16, shop.Begin)
-		if quiet.had() != 15 {
+		quiet.add(64, shop.Begin)
+		if quiet.had() != 63 {
 			t.Errorf("the other one had 1 and has %d", quiet.had())
 		}
 		r.next()
-		if loud.had() != 17 || quiet.had() != 16 {
-			t.Errorf("in the next round, those who wait have %d and %d", loud.had()-16, quiet.had()-15)
+		if loud.had() != 65 || quiet.had() != 64 {
+			t.Errorf("in the next round, those who wait have %d and %d", loud.had()-64, quiet.had()-63)
 		}
 		late.add(100, third.Begin)
-		if late.had() != 10 {
+		if late.had() != 42 {
 			t.Errorf("beside two others a namespace has %d turns in a round", late.had())
 		}
 		quiet.add(10, shop.Begin)
-		if quiet.had() != 26 {
-			t.Errorf("the quiet one has %d", quiet.had()-16)
+		if quiet.had() != 74 {
+			t.Errorf("the quiet one has %d", quiet.had()-64)
 		}
 		if shop.Waited() != 0 || noisy.Waited() != 0 {
 			t.Error("no time has passed") // synctest's clock stands still
 		}
-		for loud.had() < 100 || late.had() < 100 {
+		for loud.had() < 300 || late.had() < 100 {
 			r.next()
 		}
 	})
@@ -109,17 +109,23 @@ func TestWhatHasBegunComesFirst(t *testing.T) {
 		r, fresh, underway := newRounds(t), &crowd{}, &crowd{}
 		q := r.Queue()
 		r.Queue().Begin()
-		fresh.add(26, q.Begin)
+		fresh.add(64+80, q.Begin)
 		underway.add(10, q.GoOn)
 		for range 10 {
 			r.next()
 		}
-		if underway.had() != 10 || fresh.had() != 16 {
-			t.Errorf("of 10 that have begun %d go on, of 10 that have not %d", underway.had(), fresh.had()-16)
+		if underway.had() != 10 || fresh.had() != 64 {
+			t.Errorf("of 10 that have begun %d go on, of 80 that have not %d", underway.had(), fresh.had()-64)
 		}
 		r.next()
-		if fresh.had() != 17 {
-			t.Errorf("then %d begin", fresh.had()-16)
+		if fresh.had() != 65 {
+			t.Errorf("then %d begin", fresh.had()-64)
+		}
+		for range 16 {
+			r.next()
+		}
+		if fresh.had() != 64+80 {
+			t.Errorf("once a round has turns for all, %d of %d have had one", fresh.had()-64, 80)
 		}
 	})
 }
@@ -131,8 +137,8 @@ func TestNamespacesAreForgotten(t *testing.T) {
 		other.Begin()
 		for range 2 {
 			beside.Begin() // is no namespace
-			all.add(17, q.Begin)
-			if all.had()%17 != 16 {
+			all.add(65, q.Begin)
+			if all.had()%65 != 64 {
 				t.Errorf("%d have had a turn", all.had())
 			}
 			<-time.After(1100 * time.Millisecond)
@@ -142,8 +148,8 @@ func TestNamespacesAreForgotten(t *testing.T) {
 			t.Errorf("two have waited for %v", q.Waited())
 		}
 		all.add(300, q.Begin)
-		if all.had() != 2*17+256 {
-			t.Errorf("alone again it has %d turns", all.had()-2*17)
+		if all.had() != 2*65+256 {
+			t.Errorf("alone again it has %d turns", all.had()-2*65)
 		}
 	})
 }
