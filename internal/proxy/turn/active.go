@@ -24,7 +24,7 @@ type active struct {
 
 // see counts a namespace once in a period.
 func (a *active) see(q *Queue) {
-	if q.uncounted || q.seen.Load() == a.period.Load() {
+	if q.fixed != 0 || q.seen.Load() == a.period.Load() {
 		return
 	}
 	a.mu.Lock()

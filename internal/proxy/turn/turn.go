@@ -10,6 +10,7 @@
 package turn
 
 import (
+	"cmp"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -38,7 +39,7 @@ type Config struct {
 
 // Rounds gives out turns.
 type Rounds struct {
-	config Config
+	look   func()
 	net    *network
 	number atomic.Uint32
 	active active
@@ -51,16 +52,13 @@ type Rounds struct {
 
 // New returns Rounds whose first one has begun.
 func New(c Config) *Rounds {
-	r := &Rounds{config: c}
-	if r.config.Look == nil {
+	r := &Rounds{look: c.Look}
+	if r.look == nil {
 		r.net = &network{}
-		r.config.Look = r.net.look
-	}
-	if r.config.CPUs == 0 {
-		r.config.CPUs = runtime.GOMAXPROCS(0)
+		r.look = r.net.look
 	}
 	r.turns.New = func() any { return make(chan struct{}, 1) }
-	r.active.cpus = r.config.CPUs
+	r.active.cpus = cmp.Or(c.CPUs, runtime.GOMAXPROCS(0))
 	r.active.set()
 	r.active.period.Store(1) // who has taken no turn has not been seen in it, nor
 	r.number.Store(1)        // has taken turns of this round
@@ -71,7 +69,9 @@ func New(c Config) *Rounds {
 func (r *Rounds) Queue() *Queue { return &Queue{rounds: r} }
 
 // Uncounted returns a new one of something that takes turns beside the namespaces.
-func (r *Rounds) Uncounted() *Queue { return &Queue{rounds: r, uncounted: true} }
+func (r *Rounds) Uncounted() *Queue {
+	return &Queue{rounds: r, fixed: int32(beside * r.active.cpus)} // #nosec G115 -- small
+}
 
 // Close gives up what rounds are told apart by; who waits still gets its turn.
 func (r *Rounds) Close() {
@@ -82,11 +82,11 @@ func (r *Rounds) Close() {
 
 // Queue is of those who wait for a turn of one namespace.
 type Queue struct {
-	rounds    *Rounds
-	uncounted bool
-	taken     atomic.Uint64 // a round (high half), and how many turns were taken in it
-	seen      atomic.Uint32 // the period in which one was taken last
-	waited    atomic.Int64  // ns
+	rounds *Rounds
+	fixed  int32         // turns in a round of what is no namespace; 0 = what a namespace has
+	taken  atomic.Uint64 // a round (high half), and how many turns were taken in it
+	seen   atomic.Uint32 // the period in which one was taken last
+	waited atomic.Int64  // ns
 
 	waiting         atomic.Int32 // how many are in the lines
 	underway, fresh line         // guarded by the rounds' mu
@@ -142,8 +142,8 @@ func (q *Queue) take() (ok, half bool) {
 }
 
 func (q *Queue) quota() int32 {
-	if q.uncounted {
-		return int32(beside * q.rounds.config.CPUs) // #nosec G115 -- small
+	if q.fixed != 0 {
+		return q.fixed
 	}
 	return q.rounds.active.quota.Load()
 }
@@ -184,7 +184,7 @@ func (r *Rounds) start() {
 // run begins rounds as long as they are called for.
 func (r *Rounds) run() {
 	for more := true; more; {
-		r.config.Look()
+		r.look()
 		more = r.next()
 	}
 }
