@@ -3,7 +3,6 @@ package access
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"sync"
 	"weak"
@@ -93,33 +92,33 @@ func (p *portRules) add(on ports, rule *Rule) {
 // safe for concurrent use.
 type Compiler struct {
 	mu    sync.Mutex
-	exprs map[string]weak.Pointer[regexp.Regexp] // guarded by mu
-	swept int                                    // how many there were after the last sweep; guarded by mu
+	exprs map[string]weak.Pointer[expr] // guarded by mu
+	swept int                           // how many there were after the last sweep; guarded by mu
 }
 
-func (c *Compiler) regexp(expr string) (*regexp.Regexp, error) {
+func (c *Compiler) expr(source string) (*expr, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if re := c.exprs[expr].Value(); re != nil {
-		return re, nil
+	if e := c.exprs[source].Value(); e != nil {
+		return e, nil
 	}
-	re, err := regexp.Compile(expr)
+	e, err := newExpr(source)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all
+		return nil, err
 	}
 	if c.exprs == nil {
-		c.exprs = map[string]weak.Pointer[regexp.Regexp]{}
+		c.exprs = map[string]weak.Pointer[expr]{}
 	}
 	if len(c.exprs) > 2*c.swept+64 {
-		for e, p := range c.exprs {
+		for source, p := range c.exprs {
 			if p.Value() == nil {
-				delete(c.exprs, e)
+				delete(c.exprs, source)
 			}
 		}
 		c.swept = len(c.exprs)
 	}
-	c.exprs[expr] = weak.Make(re)
-	return re, nil
+	c.exprs[source] = weak.Make(e)
+	return e, nil
 }
 
 // Compile makes a Workload of a policy. An error names what can't be used.

@@ -3,7 +3,6 @@ package access
 import (
 	"fmt"
 	"net/textproto"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -13,14 +12,14 @@ import (
 // match is a compiled match of an HTTPRouteGroup; its parts are ANDed.
 type match struct {
 	name    string
-	path    *regexp.Regexp // nil = any
-	methods []string       // empty = any
+	path    *expr    // nil = any
+	methods []string // empty = any
 	headers []header
 }
 
 type header struct {
 	name  string // canonical
-	value *regexp.Regexp
+	value *expr
 }
 
 func (m *match) fits(path string, r *Request) bool {
@@ -59,8 +58,8 @@ func (h *header) fits(r *Request) bool {
 func (c *Compiler) match(m *configv1.Match) (*match, error) {
 	out := &match{name: m.GetName(), methods: m.GetMethods()}
 	var err error
-	if expr := m.GetPathRegex(); expr != "" {
-		if out.path, err = c.regexp(expr); err != nil {
+	if source := m.GetPathRegex(); source != "" {
+		if out.path, err = c.expr(source); err != nil {
 			return nil, fmt.Errorf("match %q: path: %w", m.GetName(), err)
 		}
 	}
@@ -69,7 +68,7 @@ func (c *Compiler) match(m *configv1.Match) (*match, error) {
 		if name == "" || strings.ContainsAny(name, " \t\r\n:") {
 			return nil, fmt.Errorf("match %q: header %q: not a field name", m.GetName(), name)
 		}
-		value, err := c.regexp(h.GetValueRegex())
+		value, err := c.expr(h.GetValueRegex())
 		if err != nil {
 			return nil, fmt.Errorf("match %q: header %s: %w", m.GetName(), name, err)
 		}
