@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -405,5 +406,44 @@ func TestBodiesThatBreakOff(t *testing.T) {
 		if within(t, whole, "end of the body") {
 			t.Errorf("%q was made whole", raw)
 		}
+	}
+}
+
+// RFC 9112, 9.2: what comes while nothing was asked is no answer, and the connection can't be used any more.
+func TestWhatNobodyAskedForIsNoAnswer(t *testing.T) {
+	for _, request := range []string{get1 + "\r\n", "DELETE / HTTP/1.1\r\nHost: x\r\n\r\n", post1 + "Content-Length: 2\r\n\r\nhi"} {
+		method, _, _ := strings.Cut(request, " ")
+		t.Run(method, func(t *testing.T) {
+			const good, evil = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+			got, said := make(chan struct{}), make(chan struct{})
+			var connections atomic.Int32
+			m := start(t)
+			c := dialRaw(t, m.serve("web", httpPort, rawServer(t, func(up net.Conn) {
+				first := connections.Add(1) == 1
+				r := bufio.NewReader(up)
+				if _, err := readHead(r); err != nil {
+					return
+				}
+				if _, err := io.WriteString(up, good); err != nil {
+					return
+				}
+				if first {
+					<-got
+					_, _ = io.WriteString(up, evil)
+					close(said)
+				}
+				_, _ = readHead(r)
+			})))
+			c.say(get1 + "\r\n")
+			if _, body := c.answer("GET"); body != "ok" {
+				t.Fatalf("the answer is %q", body)
+			}
+			close(got)
+			<-said
+			c.say(request)
+			if _, body := c.answer(method); body != "ok" {
+				t.Errorf("the next answer is %q", body)
+			}
+		})
 	}
 }

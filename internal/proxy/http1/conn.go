@@ -27,8 +27,8 @@ import (
 type conn struct {
 	server  *Server
 	tcp     Conn
-	raw     syscall.RawConn // of a TCP connection; nil if the client is at the end of a tunnel
-	out     io.Writer       // to tcp
+	plain   *socket.Conn // nil if the client is at the end of a tunnel
+	out     io.Writer    // to tcp
 	client  exchange.Client
 	share   *share.Account // that the connection counts for
 	counted meter.Cache
@@ -37,6 +37,7 @@ type conn struct {
 	head  int    // length of the head
 	inErr error
 	first bool // nothing was served yet
+	whole bool // the head was read and is to be served
 
 	x          exchange.Exchange
 	request    request
@@ -87,7 +88,10 @@ func newConn(s *Server, tcp Conn, b *route.Binding, a *share.Account) *conn {
 	c.client.Counted = &c.counted
 	c.readIn = func(fd uintptr) (done bool) {
 		c.in, c.inErr, done = readFirst(fd, smallBuffer)
-		return done
+		if !done || c.inErr != nil || c.first {
+			return done
+		}
+		return c.serveMeanwhile()
 	}
 	c.readAnswer = func(fd uintptr) (done bool) {
 		if c.awaited {
@@ -106,11 +110,12 @@ func (c *conn) serve() {
 	defer c.leave()
 	defer c.recover()
 	if tcp, ok := c.tcp.(*net.TCPConn); ok {
-		var err error
-		if c.raw, err = tcp.SyscallConn(); err != nil {
+		raw, err := tcp.SyscallConn()
+		if err != nil {
 			return
 		}
-		c.out = socket.NewWriter(c.raw)
+		c.plain = socket.New(raw)
+		c.out = c.plain
 	}
 	for c.next() && c.exchange() {
 	}
@@ -162,6 +167,9 @@ func (c *conn) expire(now int64) {
 	}
 }
 
+// errOver says that the connection's last request was served.
+var errOver = errors.New("the connection is over")
+
 // past is a deadline that ends what is waiting.
 var past = time.Unix(1, 0)
 
@@ -193,7 +201,30 @@ func (c *conn) next() bool {
 			}
 			return false
 		}
+		if c.whole {
+			c.whole = false
+			return true
+		}
 	}
+}
+
+// serveMeanwhile serves requests as a part of the wait for the next one, which so needn't read in vain to begin. It is done
+// when more is to be read for a request, or nothing more is.
+func (c *conn) serveMeanwhile() (done bool) {
+	for len(c.in) > 0 {
+		seen := -1
+		switch parsed, ok := c.parse(&seen); {
+		case !parsed:
+			return true
+		case ok && (c.request.body.framing != none || c.request.upgrade != nil):
+			c.whole = true
+			return true
+		case !ok || !c.exchange():
+			c.inErr = errOver
+			return true
+		}
+	}
+	return false
 }
 
 // perhapsHTTP2 says that what was read is HTTP/2's preface as far as it goes.
@@ -228,11 +259,11 @@ func (c *conn) parse(seen *int) (done, ok bool) {
 
 // more waits for more of a head. No buffer is held while there is nothing.
 func (c *conn) more() error {
-	if c.in == nil && c.raw == nil {
+	if c.in == nil && c.plain == nil {
 		c.in = takeBuffer(smallBuffer)[:0]
 	}
 	if c.in == nil {
-		if err := c.raw.Read(c.readIn); err != nil {
+		if err := c.plain.Read(c.readIn); err != nil {
 			return err //nolint:wrapcheck // says all
 		}
 		return c.inErr
@@ -254,7 +285,7 @@ func (c *conn) more() error {
 // readFirst reads what there is into a buffer of its own; it is not done if that is nothing.
 func readFirst(fd uintptr, size int) (b []byte, err error, done bool) { //nolint:revive // done belongs last
 	b = takeBuffer(size)
-	n, errno := socket.Read(fd, b)
+	n, errno := socket.Take(fd, b)
 	if n > 0 {
 		return b[:n], nil, true
 	}

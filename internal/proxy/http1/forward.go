@@ -13,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/proxy/exchange"
 	"github.com/tulle-mesh/tulle/internal/proxy/policy"
 	"github.com/tulle-mesh/tulle/internal/proxy/refusal"
+	"github.com/tulle-mesh/tulle/internal/proxy/socket"
 	"github.com/tulle-mesh/tulle/internal/proxy/upstream"
 )
 
@@ -198,7 +199,7 @@ func (c *conn) Attempt(w *upstream.Way) error {
 	}
 }
 
-// connect takes a kept connection, or makes a new one. One for a request that can't be repeated is looked at before.
+// connect takes a kept connection, or makes a new one.
 func (c *conn) connect(w *upstream.Way, fresh, repeatable bool) (*upstream.Conn, error) {
 	p, name := c.protocol(), ""
 	if p == upstream.TLS1 {
@@ -230,11 +231,12 @@ func (c *conn) connect(w *upstream.Way, fresh, repeatable bool) (*upstream.Conn,
 	return w.Open(ctx, p, name, another) //nolint:wrapcheck // a DialError says it all
 }
 
-// spare takes a kept connection; nil if there is none.
+// spare takes a kept connection; nil if there is none. What has come on one meanwhile must not be taken for the answer: it
+// is looked at, unless that is done when the request is sent, and the request may be sent again on another one.
 func spare(w *upstream.Way, p upstream.HTTPProtocol, serverName string, repeatable bool) *upstream.Conn {
 	for {
 		up := w.Take(p, serverName)
-		if up == nil || repeatable || up.Quiet() {
+		if up == nil || repeatable && up.Plain() != nil || up.Quiet() {
 			return up
 		}
 		up.Close()
@@ -302,6 +304,9 @@ func (c *conn) send(up *upstream.Conn) error {
 	})
 	c.toUp.framed = r.body.framing
 	if r.body.framing == none {
+		if up.Plain() != nil {
+			return nil // together with the wait for the answer
+		}
 		return c.toUp.flush()
 	}
 	if err := c.toUp.addReady(&c.reqBody); err != nil {
@@ -350,9 +355,9 @@ func (c *conn) parseAnswer(seen *int) (int, error) {
 
 // readMore reads more of the answer. No buffer is held while there is nothing.
 func (c *conn) readMore(up *upstream.Conn) error {
-	if c.answer == nil && up.TCP != nil {
-		if err := up.Raw().Read(c.readAnswer); err != nil {
-			return err //nolint:wrapcheck // becomes a log line as it is
+	if c.answer == nil && up.Plain() != nil {
+		if err := c.waitFor(up.Plain(), up.Kept); err != nil {
+			return err
 		}
 		return c.upErr
 	}
@@ -371,6 +376,17 @@ func (c *conn) readMore(up *upstream.Conn) error {
 		c.client.Share.TurnToGoOn()
 		return nil
 	}
+	return err //nolint:wrapcheck // as above
+}
+
+// waitFor waits for an answer, or more of it. A request that has no body is sent by that.
+func (c *conn) waitFor(up *socket.Conn, kept bool) error {
+	if len(c.toUp.buffer) == 0 {
+		return up.Read(c.readAnswer) //nolint:wrapcheck // becomes a log line as it is
+	}
+	c.awaited = true
+	n, err := up.Ask(c.toUp.buffer, kept, c.readAnswer)
+	c.toUp.buffer, c.toUp.wrote = c.toUp.buffer[:0], n > 0
 	return err //nolint:wrapcheck // as above
 }
 

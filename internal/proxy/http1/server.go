@@ -170,11 +170,12 @@ func (s *Server) each(f func(*conn)) int {
 	return len(s.conns)
 }
 
-// cut ends all connections at once, and says how many there were.
+// cut ends all connections at once, and says how many there were. A close waits for the exchange that is under way, which ends
+// soon as it was interrupted.
 func (s *Server) cut() int {
 	return s.each(func(c *conn) {
 		c.interrupt(closed)
-		c.tcp.Close()
+		s.serving.Go(func() { c.tcp.Close() })
 	})
 }
 

@@ -8,6 +8,10 @@ import (
 // What is for sockets only costs the kernel less than what is for all files.
 func read(fd uintptr, p []byte) (int, syscall.Errno) { return call(syscall.SYS_RECVFROM, fd, p, 0) }
 
+func peek(fd uintptr, p []byte) (int, syscall.Errno) {
+	return call(syscall.SYS_RECVFROM, fd, p, syscall.MSG_PEEK)
+}
+
 func write(fd uintptr, p []byte) (int, syscall.Errno) {
 	return call(syscall.SYS_SENDTO, fd, p, syscall.MSG_NOSIGNAL)
 }

@@ -9,6 +9,13 @@ import (
 
 func read(fd uintptr, p []byte) (int, syscall.Errno) { return call(syscall.Read, fd, p) }
 
+func peek(fd uintptr, p []byte) (int, syscall.Errno) {
+	return call(func(fd int, p []byte) (int, error) {
+		n, _, err := syscall.Recvfrom(fd, p, syscall.MSG_PEEK)
+		return n, err
+	}, fd, p)
+}
+
 func write(fd uintptr, p []byte) (int, syscall.Errno) { return call(syscall.Write, fd, p) }
 
 func call(f func(int, []byte) (int, error), fd uintptr, p []byte) (int, syscall.Errno) {

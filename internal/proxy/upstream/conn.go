@@ -15,12 +15,11 @@ import (
 // Conn is a connection to an endpoint that carries one HTTP/1 exchange at a time. It belongs to who took it.
 type Conn struct {
 	net.Conn
-	TCP  *net.TCPConn // the connection itself, nil if there is TLS on it
-	Kept bool         // it has carried an exchange before
+	Kept bool // it has carried an exchange before
 	key  poolKey
 
 	raw   syscall.RawConn
-	out   io.Writer
+	plain *socket.Conn  // nil if there is TLS on it, or a tunnel
 	since time.Duration // when it became idle, since the set's start
 	until time.Duration // when it can't be used any more; 0 = never
 	quiet bool          // found by peek
@@ -97,7 +96,6 @@ func (w *Way) Open(ctx context.Context, p HTTPProtocol, serverName string, spare
 		return nil, err
 	}
 	out.Conn = c
-	out.TCP, _ = c.(*net.TCPConn)
 	out.until = w.endpoint.usableUntil(c)
 	return out.watched(c), nil
 }
@@ -107,12 +105,11 @@ func (c *Conn) watched(raw net.Conn) *Conn {
 	if s, ok := raw.(syscall.Conn); ok {
 		c.raw, _ = s.SyscallConn()
 	}
-	c.out = c.Conn
-	if c.TCP != nil && c.raw != nil {
-		c.out = socket.NewWriter(c.raw)
+	if _, ok := c.Conn.(*net.TCPConn); ok && c.raw != nil {
+		c.plain = socket.New(c.raw)
 	}
 	c.peek = func(fd uintptr) bool {
-		c.quiet = quiet(fd)
+		c.quiet = socket.Quiet(fd)
 		return true
 	}
 	return c
@@ -127,11 +124,17 @@ func (c *Conn) Quiet() bool {
 	return c.raw != nil && c.raw.Read(c.peek) == nil && c.quiet
 }
 
-// Raw is the socket, for waits that need no buffer.
-func (c *Conn) Raw() syscall.RawConn { return c.raw }
+// Plain is the socket, for one goroutine at a time: the quickest way, if there is nothing between it and the connection. It is
+// nil if there is.
+func (c *Conn) Plain() *socket.Conn { return c.plain }
 
-// Out is for a request: the quickest way to write to the connection, for one goroutine at a time.
-func (c *Conn) Out() io.Writer { return c.out }
+// Out is what a request is written to.
+func (c *Conn) Out() io.Writer {
+	if c.plain != nil {
+		return c.plain
+	}
+	return c.Conn
+}
 
 // Keep gives back a connection that is ready for another exchange.
 func (w *Way) Keep(c *Conn) {
