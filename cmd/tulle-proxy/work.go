@@ -47,6 +47,7 @@ func (o *options) work(ctx context.Context) error {
 		return nil
 	}
 	limitMemory(o.log)
+	fewCollections(o.log)
 	w, err := o.newWorker(held)
 	if err != nil {
 		return err

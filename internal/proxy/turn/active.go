@@ -48,14 +48,6 @@ func (a *active) age(now time.Time) {
 	a.set()
 }
 
-// turns is how many of those who wait have one in a round.
-func (a *active) turns(waiting int32) int32 {
-	if waiting > a.quota.Load() {
-		return a.flood.Load()
-	}
-	return waiting
-}
-
 // set sets the quota. The mutex is held.
 func (a *active) set() {
 	quota, flood := alone, alone

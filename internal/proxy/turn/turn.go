@@ -102,7 +102,7 @@ func (q *Queue) Begin() {
 // GoOn waits for a turn for something that has begun, if that many wait that not all have one in the next round. It comes
 // before what is new: what has begun holds more than its place in a line.
 func (q *Queue) GoOn() {
-	if q.waiting.Load() > q.rounds.active.quota.Load() {
+	if q.waiting.Load() > q.quota() {
 		q.wait(&q.underway)
 	}
 }
@@ -198,7 +198,7 @@ func (r *Rounds) next() bool {
 	still := r.waiting[:0]
 	for _, q := range r.waiting {
 		r.active.see(q)
-		for range r.active.turns(q.waiting.Load()) {
+		for range q.turns() {
 			q.first() <- struct{}{}
 			q.waiting.Add(-1)
 		}
@@ -210,6 +210,18 @@ func (r *Rounds) next() bool {
 	r.waiting = still
 	r.running = len(still) > 0
 	return r.running
+}
+
+// turns is how many of those who wait have one in a round.
+func (q *Queue) turns() int32 {
+	waiting, quota := q.waiting.Load(), q.quota()
+	switch {
+	case waiting <= quota:
+		return waiting
+	case q.fixed != 0:
+		return quota
+	}
+	return q.rounds.active.flood.Load()
 }
 
 // first takes the one out of the lines whose turn it is.

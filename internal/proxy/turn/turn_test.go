@@ -70,6 +70,25 @@ func TestNobodyWaitsForHimself(t *testing.T) {
 	})
 }
 
+// What is no namespace has as many turns in a round, however many wait for one, and whoever else is there.
+func TestWhatIsNoNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, all := newRounds(t), &crowd{}
+		beside := r.Uncounted()
+		r.Queue().Begin()
+		r.Queue().Begin()
+		all.add(20, beside.Begin)
+		for _, want := range []int{8, 16, 20} {
+			if all.had() != want {
+				t.Errorf("it has had %d turns instead of %d", all.had(), want)
+			}
+			if want < 20 {
+				r.next()
+			}
+		}
+	})
+}
+
 func TestTheQuietDontWaitForTheLoud(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, loud, quiet, late := newRounds(t), &crowd{}, &crowd{}, &crowd{}
