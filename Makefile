@@ -19,7 +19,7 @@ TULLE_TENANT_ROUNDS ?= 3
 LINT_VERSION := $(shell sed -n 's/^.*golangci-lint\/v2 \(v[^ ]*\).*/\1/p' integration/tools/go.mod)
 LINT       := $(CACHE)/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build images test lint format generate check unit flat tenants conformance traefik spire e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
+.PHONY: help build images test lint format generate check unit race flat tenants conformance traefik spire e2e demo demo-cluster cluster bench soak fuzz fuzz-brief
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ conformance: ## h2spec and gRPC's interoperability cases
 
 unit: ## unit, golden and standalone tests
 	go test $(PACKAGES)
+
+race: ## the data plane's tests with Go's race detector, which takes more memory than one of them allows
+	CGO_ENABLED=1 go test -race -skip '^TestIdleTCPConnectionsAreSmall$$' ./internal/proxy/...
 
 traefik: ## stock Traefik's decoder and rule parser, and stock Traefik itself, over all that is rendered for it
 	integration/traefik.sh
@@ -82,7 +85,7 @@ bench: ## benchmarks of the packages, and the data plane beside nginx, HAProxy a
 	go test -run '^$$' -bench . -benchmem $(PACKAGES)
 	integration/bench.sh -write docs/performance.md
 
-soak: spire ## what takes too long for `make test`
+soak: spire race ## what takes too long for `make test`
 	$(MAKE) flat TULLE_FLAT=10m
 	$(MAKE) tenants TULLE_TENANT_ROUNDS=9
 	TULLE_SOAK=1 integration/e2e.sh

@@ -96,12 +96,12 @@ func newCluster(t testing.TB, o clusterOptions) *cluster {
 	}
 	c := &cluster{
 		t: t, td: td, target: 20000, at: map[string]netip.AddrPort{}, drainIdle: cmp.Or(o.drainIdle, 50*time.Millisecond),
-		spire: o.spire, log: o.log,
+		spire: o.spire, log: o.log, mute: o.mute,
 		authority: identity.NewAuthority(identity.AuthorityConfig{TrustDomain: td, Life: max(o.life, 0)}),
 	}
 	c.rotate()
 	c.a = c.node("node-a", "127.0.10.1", podAt(clientAt, "client"), podAt(otherAt, "other"))
-	c.far, c.mute = o.far, o.mute
+	c.far = o.far
 	c.b = c.node("node-b", "127.0.11.1", podAt(webAt, "web"), podNamed("web-1", web1At, "web"), podAt(openAt, "open"))
 	c.wire = newWire(t, "127.0.11.8", c.a.addr, c.b.listen.String())
 	c.ready("node-a", c.a.listen)
@@ -188,6 +188,8 @@ func (c *cluster) node(name, addr string, pods ...*configv1.Caller) *farNode {
 		AnyNode: n.spire != nil,
 		Source:  n.source, Self: c.self, Check: n.CheckTunnel, Handler: n.ServeTunnel, HandshakeTimeout: 20 * time.Second,
 		Peer: func(a netip.Addr) (string, bool) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
 			for _, p := range []*farNode{c.a, c.b} {
 				if p != nil && p.addr == a && !c.stranger.Load() {
 					return p.name, true

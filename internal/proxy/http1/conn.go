@@ -44,6 +44,7 @@ type conn struct {
 	response   response
 	reqBody    source // from the client
 	toUp       sink
+	unsent     bool   // the request is sent together with the wait for the answer
 	upBody     source // from the endpoint
 	toClient   sink
 	answer     []byte // what was read of the endpoint's answer
@@ -263,7 +264,7 @@ func (c *conn) more() error {
 		c.in = takeBuffer(smallBuffer)[:0]
 	}
 	if c.in == nil {
-		if err := c.plain.Read(c.readIn); err != nil {
+		if err := c.plain.Hold(c.readIn); err != nil {
 			return err //nolint:wrapcheck // says all
 		}
 		return c.inErr

@@ -247,7 +247,7 @@ func spare(w *upstream.Way, p upstream.HTTPProtocol, serverName string, repeatab
 func (c *conn) carry(w *upstream.Way, up *upstream.Conn) error {
 	reusable := false
 	freeBuffer(c.answer)
-	c.answer, c.heard = nil, false
+	c.answer, c.heard, c.unsent = nil, false, false
 	defer func() {
 		reusable = c.endPump(up) && reusable
 		// Who interrupted has taken the connection, and may still be about to set its deadline.
@@ -304,8 +304,8 @@ func (c *conn) send(up *upstream.Conn) error {
 	})
 	c.toUp.framed = r.body.framing
 	if r.body.framing == none {
-		if up.Plain() != nil {
-			return nil // together with the wait for the answer
+		if c.unsent = up.Plain() != nil; c.unsent {
+			return nil
 		}
 		return c.toUp.flush()
 	}
@@ -381,10 +381,10 @@ func (c *conn) readMore(up *upstream.Conn) error {
 
 // waitFor waits for an answer, or more of it. A request that has no body is sent by that.
 func (c *conn) waitFor(up *socket.Conn, kept bool) error {
-	if len(c.toUp.buffer) == 0 {
+	if !c.unsent {
 		return up.Read(c.readAnswer) //nolint:wrapcheck // becomes a log line as it is
 	}
-	c.awaited = true
+	c.unsent, c.awaited = false, true
 	n, err := up.Ask(c.toUp.buffer, kept, c.readAnswer)
 	c.toUp.buffer, c.toUp.wrote = c.toUp.buffer[:0], n > 0
 	return err //nolint:wrapcheck // as above

@@ -9,12 +9,12 @@ import (
 // ErrUnasked says that the other end has spoken, or hung up, before it was asked.
 var ErrUnasked = errors.New("the other end did not wait to be asked")
 
-// Conn is a connection. It belongs to one goroutine. Unlike those of net, its errors don't name the connection.
+// Conn is a connection. It belongs to one goroutine, but for Read. Unlike those of net, its errors don't name the connection.
 type Conn struct {
 	raw  syscall.RawConn
 	fd   uintptr // while it is held
 	held bool
-	read func(fd uintptr) (done bool)
+	read func(fd uintptr) (done bool) // by Hold
 
 	rest []byte // to be written
 	err  error
@@ -32,10 +32,15 @@ func New(raw syscall.RawConn) *Conn {
 	return c
 }
 
-// Read calls read whenever there may be something to read, until it is done. Between its calls nothing is forgotten, as
-// it is by a Read that begins: read may do all that there is to do, but for another Read. What it writes is written without
-// asking again whether the connection is still open, as it can't be closed before read returns.
+// Read calls read whenever there may be something to read, until it is done. Another goroutine may write meanwhile.
 func (c *Conn) Read(read func(fd uintptr) (done bool)) error {
+	return c.raw.Read(read) //nolint:wrapcheck // says all
+}
+
+// Hold does as Read. Between its calls nothing is forgotten, as it is by a Read that begins: read may do all that there is
+// to do, but for another Read. What it writes is written without asking again whether the connection is still open, as
+// it can't be closed before read returns.
+func (c *Conn) Hold(read func(fd uintptr) (done bool)) error {
 	c.read = read
 	return c.raw.Read(c.hold) //nolint:wrapcheck // says all
 }

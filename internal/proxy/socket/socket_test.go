@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -111,7 +112,7 @@ func TestTake(t *testing.T) {
 	}
 }
 
-func TestRead(t *testing.T) {
+func TestHold(t *testing.T) {
 	near, far := sockettest.Pair(t)
 	c := socket.New(raw(t, near))
 	b := make([]byte, 8)
@@ -122,7 +123,7 @@ func TestRead(t *testing.T) {
 		}
 	}
 	go say("one")
-	err := c.Read(func(fd uintptr) bool {
+	err := c.Hold(func(fd uintptr) bool {
 		n, errno := socket.Take(fd, b)
 		if errno == syscall.EAGAIN {
 			return false
@@ -143,14 +144,14 @@ func TestRead(t *testing.T) {
 }
 
 // A connection that is closed meanwhile is closed after what is under way.
-func TestReadAndClose(t *testing.T) {
+func TestHoldAndClose(t *testing.T) {
 	near, far := sockettest.Pair(t)
 	c := socket.New(raw(t, near))
 	closed := make(chan struct{})
 	if _, err := far.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	err := c.Read(func(fd uintptr) bool {
+	err := c.Hold(func(fd uintptr) bool {
 		if socket.Quiet(fd) {
 			return false
 		}
@@ -180,6 +181,34 @@ func TestReadAndClose(t *testing.T) {
 	}
 	if _, err := c.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// A body is written while the answer is waited for.
+func TestReadWhileWriting(t *testing.T) {
+	near, far := sockettest.Pair(t)
+	c := socket.New(raw(t, near))
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := c.Write(long)
+		wrote <- err
+	}()
+	var got string
+	answer := take(&got)
+	for range 3 {
+		if _, err := io.CopyN(far, far, 1000); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Read(answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.HasPrefix(string(long), got[:60]) {
+		t.Errorf("read %q", got)
+	}
+	go func() { _, _ = io.Copy(io.Discard, far) }()
+	if err := <-wrote; err != nil {
+		t.Error(err)
 	}
 }
 
