@@ -12,10 +12,10 @@ import (
 )
 
 // collections decides how much the heap may grow until it is collected again. While the collector works it takes a quarter
-// of the CPU, and makes who needs memory help it: requests take some milliseconds longer. Where connections come and go by
-// the thousand, it works for more than one in a hundred milliseconds if the heap may only double, as is usual.
+// of the CPU, and makes who needs memory help it: requests take some milliseconds longer. If the heap may only double, as is
+// usual, that is so for more than a hundredth of the time where connections come and go by the thousand.
 type collections struct {
-	room    int64 // by how many bytes the heap may grow at least to be worth it, if it is the smaller
+	room    int64 // bytes by which the heap may grow, within the bounds of percent
 	percent int   // of what is in use, by which the heap may grow
 	last    time.Time
 }

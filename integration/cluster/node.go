@@ -99,9 +99,12 @@ func (c *Cluster) configureNode(n node, s nodeSpec) error {
 		render(s.conf("kube-proxy.yaml"), "kube-proxy.yaml.tmpl", data))
 }
 
-// waitNode waits until a node is Ready.
+// waitNode waits until a node is Ready, and its kubelet has the lease that it renews, which it may get a moment later.
 func (c *Cluster) waitNode(ctx context.Context, n node) error {
 	ready := func() bool {
+		if _, err := c.get(ctx, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/"+n.String()); err != nil {
+			return false
+		}
 		body, err := c.get(ctx, "/api/v1/nodes/"+n.String())
 		if err != nil {
 			return false
