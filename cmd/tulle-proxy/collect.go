@@ -50,13 +50,12 @@ func fewCollections(log *slog.Logger) {
 	}
 	c := newCollections(debug.SetMemoryLimit(-1), time.Now())
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	set := c.percent
 	var after func(struct{})
 	watch := func() { runtime.AddCleanup(new([64]byte), after, struct{}{}) } // it is collected with all else
 	after = func(struct{}) {
 		metrics.Read(live)
-		if p := c.next(time.Now(), int64(live[0].Value.Uint64())); p != set { // #nosec G115 -- bytes of this machine
-			set = p
+		before := c.percent
+		if p := c.next(time.Now(), int64(live[0].Value.Uint64())); p != before { // #nosec G115 -- bytes of this machine
 			debug.SetGCPercent(p)
 			log.Debug("heap may grow", "percent", p)
 		}

@@ -185,7 +185,7 @@ func (c *conn) Stopped() bool { return c.cause.Load() != 0 || c.begun || c.bodyE
 func (c *conn) Attempt(w *upstream.Way) error {
 	repeatable := c.Bodyless() && c.x.Safe()
 	for fresh := false; ; fresh = true {
-		up, err := c.connect(w, fresh, repeatable)
+		up, err := c.connect(w, fresh)
 		if err != nil {
 			return err
 		}
@@ -200,13 +200,13 @@ func (c *conn) Attempt(w *upstream.Way) error {
 }
 
 // connect takes a kept connection, or makes a new one.
-func (c *conn) connect(w *upstream.Way, fresh, repeatable bool) (*upstream.Conn, error) {
+func (c *conn) connect(w *upstream.Way, fresh bool) (*upstream.Conn, error) {
 	p, name := c.protocol(), ""
 	if p == upstream.TLS1 {
 		name = c.x.ServerName()
 	}
 	if !fresh {
-		if up := spare(w, p, name, repeatable); up != nil {
+		if up := c.spare(w, p, name); up != nil {
 			return up, nil
 		}
 	}
@@ -226,22 +226,25 @@ func (c *conn) connect(w *upstream.Way, fresh, repeatable bool) (*upstream.Conn,
 	}
 	var another func() *upstream.Conn
 	if !fresh {
-		another = func() *upstream.Conn { return spare(w, p, name, repeatable) }
+		another = func() *upstream.Conn { return c.spare(w, p, name) }
 	}
 	return w.Open(ctx, p, name, another) //nolint:wrapcheck // a DialError says it all
 }
 
 // spare takes a kept connection; nil if there is none. What has come on one meanwhile must not be taken for the answer: it
-// is looked at, unless that is done when the request is sent, and the request may be sent again on another one.
-func spare(w *upstream.Way, p upstream.HTTPProtocol, serverName string, repeatable bool) *upstream.Conn {
+// is looked at, unless that is done when the request is sent.
+func (c *conn) spare(w *upstream.Way, p upstream.HTTPProtocol, serverName string) *upstream.Conn {
 	for {
 		up := w.Take(p, serverName)
-		if up == nil || repeatable && up.Plain() != nil || up.Quiet() {
+		if up == nil || c.asks(up) || up.Quiet() {
 			return up
 		}
 		up.Close()
 	}
 }
+
+// asks says that a request is sent together with the wait for its answer.
+func (c *conn) asks(up *upstream.Conn) bool { return c.Bodyless() && up.Plain() != nil }
 
 // carry makes one exchange on a connection, which it closes or gives back.
 func (c *conn) carry(w *upstream.Way, up *upstream.Conn) error {
@@ -304,7 +307,7 @@ func (c *conn) send(up *upstream.Conn) error {
 	})
 	c.toUp.framed = r.body.framing
 	if r.body.framing == none {
-		if c.unsent = up.Plain() != nil; c.unsent {
+		if c.unsent = c.asks(up); c.unsent {
 			return nil
 		}
 		return c.toUp.flush()

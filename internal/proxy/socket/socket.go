@@ -120,7 +120,7 @@ func (c *Conn) askAt(fd uintptr) (done bool) {
 	return !quiet && c.answer(fd)
 }
 
-// Quiet says that there is nothing to read, nor will there never be.
+// Quiet says that a read would wait: there is no data, no end and no error.
 func Quiet(fd uintptr) bool {
 	var b [1]byte
 	_, errno := peek(fd, b[:])
