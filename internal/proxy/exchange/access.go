@@ -58,7 +58,7 @@ func (x *Exchange) Told(r refusal.Reason) (refusal.Reason, string) {
 // ClientCert is what Endpoint is told about who calls, the value of policy.ClientCert; empty if nobody knows.
 func (x *Exchange) ClientCert() string {
 	known := &x.Client.cert
-	if x.Caller != nil && x.Caller == known.caller && x.Endpoint.Workload() == known.workload && !x.Caller.Expired(x.Begun) {
+	if x.Caller != nil && x.Caller == known.caller && x.Endpoint.Workload() == known.workload && !x.Caller.Expired() {
 		return known.text
 	}
 	text := x.Mesh.Gate.ClientCertOf(x.Call(x.Endpoint))

@@ -182,8 +182,8 @@ func (x *Exchange) ReleaseShare() {
 	x.share = nil
 }
 
-// End counts and logs the exchange.
-func (x *Exchange) End() {
+// End counts and logs the exchange, and returns how long it took.
+func (x *Exchange) End() (took time.Duration) {
 	x.ReleaseShare()
 	p := meter.Peers{}
 	if x.Caller != nil {
@@ -195,19 +195,20 @@ func (x *Exchange) End() {
 	if x.Backend != nil {
 		p.Backend = x.Backend.Service
 	}
-	took := time.Since(x.Begun)
+	took = time.Since(x.Begun)
 	m := x.Mesh.Meter
 	if x.Reason != "" {
 		x.failed()
 		m.Refused("http", p.Namespace, p.Service, x.Reason)
 	}
 	if x.Client.Binding.Tunnel != nil {
-		return // all else is counted and logged by the proxy of the caller's node
+		return took // all else is counted and logged by the proxy of the caller's node
 	}
 	m.Request(x.Client.Counted, meter.Exchange{Peers: p, Status: x.Status, Duration: took, In: x.In, Out: x.Out})
 	if m.Logs() {
 		m.Log(x.entry(p, took))
 	}
+	return took
 }
 
 func (x *Exchange) entry(p meter.Peers, took time.Duration) *meter.Entry {

@@ -312,7 +312,7 @@ func (c *conn) begin() {
 // exchange serves the request that was read. It is false if that was the connection's last.
 func (c *conn) exchange() bool {
 	c.begin()
-	if !c.setPhase(-int64(c.x.Begun.Sub(c.server.start)) - 1) {
+	if !c.setPhase(-c.server.at(c.x.Begun)) {
 		return false
 	}
 	c.first = false
@@ -337,7 +337,7 @@ func (c *conn) exchange() bool {
 func (c *conn) end() bool {
 	c.x.In += c.toUp.sent
 	c.x.Out += c.toClient.sent
-	c.x.End()
+	took := c.x.End()
 	if c.closing || c.over {
 		c.linger = c.linger || !c.reqBody.ended.Load()
 		c.reqBody.free()
@@ -357,7 +357,7 @@ func (c *conn) end() bool {
 		c.in = c.in[:copy(c.in[:cap(c.in)], rest)]
 	}
 	c.reqBody.free()
-	return c.setPhase(c.server.now() + int64(c.server.config.IdleTimeout))
+	return c.setPhase(c.server.at(c.x.Begun) + int64(took+c.server.config.IdleTimeout))
 }
 
 // handOver gives a connection that speaks HTTP/2 to those who do.

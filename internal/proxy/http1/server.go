@@ -196,7 +196,9 @@ func (s *Server) sweep() {
 }
 
 // now is the time since the server's start.
-func (s *Server) now() int64 { return int64(time.Since(s.start)) + 1 }
+func (s *Server) now() int64 { return s.at(time.Now()) }
+
+func (s *Server) at(t time.Time) int64 { return int64(t.Sub(s.start)) + 1 }
 
 // panicked counts and logs a panic that cost a connection.
 func (s *Server) panicked(p any, stack []byte) {

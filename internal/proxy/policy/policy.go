@@ -158,7 +158,7 @@ func (g *Gate) callerOf(table *route.Table, p Peer) (c access.Caller, certain bo
 	if known := table.Callers[p.Address]; known != nil {
 		c.Identity = access.Identity{Namespace: known.Namespace, ServiceAccount: known.ServiceAccount}
 		c.Standing = access.Known
-		if known.Expired(time.Now()) {
+		if known.Expired() {
 			c.Standing = access.Stale
 		}
 		return c, true

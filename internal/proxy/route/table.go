@@ -97,8 +97,8 @@ type Caller struct {
 	Share          *share.Account
 }
 
-// Expired says that a caller is nobody any more at a time.
-func (c *Caller) Expired(now time.Time) bool { return !c.Expires.IsZero() && !now.Before(c.Expires) }
+// Expired says that a caller is nobody any more.
+func (c *Caller) Expired() bool { return !c.Expires.IsZero() && !time.Now().Before(c.Expires) }
 
 // Binding is what a listener stands for. It belongs to the connections that were accepted for it, also after the
 // listener is gone or stands for something else.

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,8 +35,10 @@ func (n *network) look() {
 		if written {
 			return true
 		}
-		_, err := unix.Write(int(fd), one)
-		written = err == nil
+		// A call that Go is told of wakes the thread that looks after calls that wait: it would look every twenty microseconds
+		// for some milliseconds, and so always, as rounds go.
+		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(one))), uintptr(len(one)))
+		written = errno == 0
 		return !written
 	})
 	if !written {
