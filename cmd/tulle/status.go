@@ -47,9 +47,6 @@ func (o *statusOptions) run(cmd *cobra.Command) error {
 		return install.WithNext(fmt.Errorf("the controllers in namespace %s have not reported anything", o.namespace),
 			"`tulle check` says why; if the mesh is elsewhere, name its namespace with --namespace")
 	}
-	if o.output == "json" {
-		return writeJSON(cmd.OutOrStdout(), s)
-	}
 	settings, err := install.SettingsOf(cmd.Context(), c, o.namespace)
 	if err != nil {
 		return err
@@ -58,10 +55,21 @@ func (o *statusOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	return writeStatus(cmd.OutOrStdout(), s, signers)
+	out := meshStatus{s, signers}
+	if o.output == "json" {
+		return writeJSON(cmd.OutOrStdout(), out)
+	}
+	return out.write(cmd.OutOrStdout())
 }
 
-func writeStatus(w io.Writer, s *status.Status, signers *install.Signers) error {
+// meshStatus is what the controllers report, and what they can't know.
+type meshStatus struct {
+	*status.Status
+
+	Signers *install.Signers `json:",omitempty"`
+}
+
+func (s meshStatus) write(w io.Writer) error {
 	l := s.Leader
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(t, "version\t%s\n", l.Version)
@@ -80,7 +88,7 @@ func writeStatus(w io.Writer, s *status.Status, signers *install.Signers) error 
 		fmt.Fprintf(t, "dns\t%s (%s, %s %s) %s\n", l.DNS.State, l.DNS.Mode, l.DNS.Kind, l.DNS.Object, l.DNS.Message)
 	}
 	writeIdentity(t, l.Identity)
-	writeSigners(t, signers)
+	writeSigners(t, s.Signers)
 	if s.Bypass {
 		fmt.Fprintf(t, "kill switch\ton: mesh names lead past the mesh (tulle dns bypass off)\n")
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -10,11 +11,11 @@ import (
 
 func TestStatusShowsTheWayAround(t *testing.T) {
 	var b strings.Builder
-	if err := writeStatus(&b, &status.Status{Leader: status.Leader{Direct: []status.Direct{
+	if err := (meshStatus{Status: &status.Status{Leader: status.Leader{Direct: []status.Direct{
 		{Workload: "shop/api", Mode: "close", State: "Enforced"},
 		{Workload: "shop/db", Mode: "close", State: "EnforcedExcept", Except: []string{"backup", "10.1.0.0/16"}},
 		{Workload: "shop/web", Mode: "report", State: "Bypassable", Why: []string{"no NetworkPolicy closes TCP port 80", "another reason"}},
-	}}}, nil); err != nil {
+	}}}}).write(&b); err != nil {
 		t.Fatal(err)
 	}
 	want := `
@@ -33,12 +34,24 @@ func TestStatusSaysWhoCertifies(t *testing.T) {
 		"": nil, "signers none: tulle-identity is not there": {Missing: true}, "signers 1 of 2 available": {Available: 1, Wanted: 2},
 	} {
 		var b strings.Builder
-		if err := writeStatus(&b, &status.Status{}, signers); err != nil {
+		out := meshStatus{&status.Status{}, signers}
+		if err := out.write(&b); err != nil {
 			t.Fatal(err)
 		}
 		text := strings.Join(strings.Fields(b.String()), " ")
 		if strings.Contains(text, "signers") != (want != "") || !strings.Contains(text, want) {
 			t.Errorf("%+v: %s", signers, text)
+		}
+		var read meshStatus
+		b.Reset()
+		if err := writeJSON(&b, out); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal([]byte(b.String()), &read); err != nil {
+			t.Fatal(err)
+		}
+		if (read.Signers == nil) != (signers == nil) || signers != nil && *read.Signers != *signers {
+			t.Errorf("%+v: read as %+v", signers, read.Signers)
 		}
 	}
 }

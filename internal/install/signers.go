@@ -40,8 +40,9 @@ func Wanted(d *appsv1.Deployment) int32 {
 
 // Signers are the replicas of who certifies identities.
 type Signers struct {
-	Missing           bool // there is no Deployment
-	Available, Wanted int32
+	Missing   bool  `json:"missing,omitempty"` // there is no Deployment
+	Available int32 `json:"available"`
+	Wanted    int32 `json:"wanted"`
 }
 
 // SignersOf returns those of an installed mesh; nil if it has no CA of its own, or one of a version in which the controllers
