@@ -30,16 +30,17 @@ func (o *outcome) table() [][]string {
 		return o.rows
 	}
 	base := o.targets[0]
-	rows := [][]string{{"", "CPU per request", "ratio to " + base.name, "requests/s", "p50", "p99", "memory"}}
+	rows := [][]string{{"", "CPU per request", "in the kernel", "ratio to " + base.name, "requests/s", "p50", "p99", "memory"}}
 	for _, t := range o.targets {
-		row := []string{t.name, "", "", fmt.Sprintf("%.0f", median(t.results, func(r result) float64 { return r.rate }))}
+		row := []string{t.name, "", "", "", fmt.Sprintf("%.0f", median(t.results, func(r result) float64 { return r.rate }))}
 		if t.pid != 0 {
 			row[1] = micros(median(t.results, func(r result) time.Duration { return r.cpu }))
-			row[2] = ratio(base, t)
+			row[2] = micros(median(t.results, func(r result) time.Duration { return r.kernel }))
+			row[3] = ratio(base, t)
 		}
 		row = append(row, micros(median(t.results, func(r result) time.Duration { return r.p50 })), micros(median(t.results, func(r result) time.Duration { return r.p99 })), "")
 		if t.memory > 0 && t.pid != 0 {
-			row[6] = mebibytes(t.memory)
+			row[7] = mebibytes(t.memory)
 		}
 		rows = append(rows, row)
 	}

@@ -129,13 +129,14 @@ func ready(ctx context.Context, t *target, put load) error {
 // result is one round.
 type result struct {
 	cpu      time.Duration // of the proxy per request
+	kernel   time.Duration // of that, in the kernel
 	rate     float64       // requests a second
 	p50, p99 time.Duration // latency
 }
 
 // measure loads a target for one round.
 func measure(ctx context.Context, t *target, put load, length time.Duration) (result, error) {
-	before, err := t.cpu()
+	before, kernelBefore, err := t.cpu()
 	if err != nil {
 		return result{}, err
 	}
@@ -147,13 +148,16 @@ func measure(ctx context.Context, t *target, put load, length time.Duration) (re
 		return result{}, err
 	}
 	took := time.Since(begun)
-	after, err := t.cpu()
+	after, kernelAfter, err := t.cpu()
 	if err != nil {
 		return result{}, err
 	}
-	n := c.n()
+	n := time.Duration(c.n())
 	if n == 0 {
 		return result{}, errors.New("not one request was answered")
 	}
-	return result{(after - before) / time.Duration(n), float64(n) / took.Seconds(), c.quantile(0.5), c.quantile(0.99)}, nil
+	return result{
+		cpu: (after - before) / n, kernel: (kernelAfter - kernelBefore) / n,
+		rate: float64(n) / took.Seconds(), p50: c.quantile(0.5), p99: c.quantile(0.99),
+	}, nil
 }

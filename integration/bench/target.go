@@ -98,16 +98,15 @@ func child(ctx context.Context, children *sync.WaitGroup, role string, s spec) (
 	return &target{name: role, address: strings.TrimSpace(line), pid: cmd.Process.Pid}, nil
 }
 
-// cpu is the time that the process has run so far, to the nanosecond.
-func (t *target) cpu() (time.Duration, error) {
+// cpu is the time that the process has run so far, to the nanosecond, and how much of it in the kernel, to the tick.
+func (t *target) cpu() (all, kernel time.Duration, err error) {
 	if t.pid == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", t.pid))
 	if err != nil || len(files) == 0 {
-		return 0, errors.Join(err, io.ErrUnexpectedEOF)
+		return 0, 0, errors.Join(err, io.ErrUnexpectedEOF)
 	}
-	var sum time.Duration
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil {
@@ -116,11 +115,30 @@ func (t *target) cpu() (time.Duration, error) {
 		first, _, _ := strings.Cut(string(b), " ")
 		n, err := strconv.ParseInt(first, 10, 64)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		sum += time.Duration(n)
+		all += time.Duration(n)
 	}
-	return sum, nil
+	kernel, err = t.kernel()
+	return all, kernel, err
+}
+
+// tick is what /proc counts in, the same wherever Go runs (proc(5), USER_HZ).
+const tick = 10 * time.Millisecond
+
+// kernel is the time that the process has been in the kernel.
+func (t *target) kernel() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", t.pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(b), ") ") // the program's name has none
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := strconv.ParseInt(fields[12], 10, 64) // stime, the fifteenth of all
+	return time.Duration(n) * tick, err
 }
 
 // rss is the memory of the process in bytes, 0 if it is not known.
