@@ -88,6 +88,7 @@ bench: ## benchmarks of the packages, and the data plane beside nginx, HAProxy a
 soak: spire race ## what takes too long for `make test`
 	$(MAKE) flat TULLE_FLAT=10m
 	$(MAKE) tenants TULLE_TENANT_ROUNDS=9
+	TULLE_SOAK=1 go test -count=1 -v -run '^TestSlowIsNotHung$$' ./cmd/tulle-proxy
 	TULLE_SOAK=1 integration/e2e.sh
 
 fuzz-brief: ## the parsers of HTTP/1, and Traefik's rules, for a minute
