@@ -195,9 +195,10 @@ func (s *Server) sweep() {
 	})
 }
 
-// now is the time since the server's start.
+// now is the time since the server's start, and never 0.
 func (s *Server) now() int64 { return s.at(time.Now()) }
 
+// at is what now was, or will be, at a time.
 func (s *Server) at(t time.Time) int64 { return int64(t.Sub(s.start)) + 1 }
 
 // panicked counts and logs a panic that cost a connection.
