@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ import (
 func FuzzRule(f *testing.F) {
 	for _, s := range []string{
 		"/a", "/a(`) || PathPrefix(`/)", `/(") || PathPrefix("/)`, "/a) || Host(`x`", `/\{a\}}{b`, "/[{]", "/a{2,3}", "a*", "", "|", "||", "/a||/b",
-		"`", "\"", "\\`", "\r\n", "\x00", "\xff", "/ä", "{", "}", "{x:.*}", `\Q/a`, "(?i)/x", "$", "^/$", "(?P<v0>/a)",
+		"`", "\"", "\\`", "\r\n", "\x00", "\xff", "/ä", "{", "}", "{x:.*}", `\Q/a`, `\\Q`, "(?i)/x", "$", "^/$", "(?P<v0>/a)",
 	} {
 		f.Add(s, s, "X-A", s, "/a", "a")
 		f.Add("/a", "GET", "x-a", s, "/a", s)
@@ -93,7 +94,7 @@ func ruleOf(t *testing.T, m smi.HTTPMatch) (string, bool) {
 
 // fitsNever says whether no path that begins with a slash fits, as far as a few tries can tell.
 func fitsNever(m smi.HTTPMatch) (string, bool) {
-	re := regexp.MustCompile("^(?:" + traefikSafe(m.PathRegex) + ")")
+	re := regexp.MustCompile("^(?:" + closed(m.PathRegex) + ")")
 	for _, path := range []string{"/", "/a", "//"} {
 		if re.MatchString(path) {
 			return path, false
@@ -102,12 +103,16 @@ func fitsNever(m smi.HTTPMatch) (string, bool) {
 	return "", true
 }
 
-// traefikSafe closes a quotation that would swallow the end of a group.
-func traefikSafe(expr string) string {
-	if strings.Contains(expr, `\Q`) {
-		return regexp.MustCompile(expr).String() + `\E`
+// closed is an expression without a quotation that would swallow the end of a group; `\\Q` begins none.
+func closed(expr string) string {
+	if !strings.Contains(expr, `\Q`) {
+		return expr
 	}
-	return expr
+	re, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		panic(err) // usable has seen that it compiles
+	}
+	return re.String()
 }
 
 // checkTree parses a rule as Traefik does: it is an "and" of at most one matcher for each part of the match.
@@ -165,8 +170,8 @@ func request(method, path, header, value string) (*http.Request, bool) {
 
 // fits is what the mesh's own proxy says.
 func fits(m smi.HTTPMatch, r *http.Request) bool {
-	path := m.PathRegex == "" || regexp.MustCompile("^(?:"+traefikSafe(m.PathRegex)+")").MatchString(r.URL.Path)
-	value := regexp.MustCompile("^(?:" + traefikSafe(m.Headers[0].ValueRegex) + ")$")
+	path := m.PathRegex == "" || regexp.MustCompile("^(?:"+closed(m.PathRegex)+")").MatchString(r.URL.Path)
+	value := regexp.MustCompile("^(?:" + closed(m.Headers[0].ValueRegex) + ")$")
 	values := r.Header[http.CanonicalHeaderKey(m.Headers[0].Name)]
 	if strings.EqualFold(m.Headers[0].Name, "host") {
 		values = []string{r.Host}
