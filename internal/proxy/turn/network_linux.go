@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,10 +34,9 @@ func (n *network) look() {
 		if written {
 			return true
 		}
-		// A call that Go is told of wakes the thread that looks after calls that wait: it would look every twenty microseconds
-		// for some milliseconds, and so always, as rounds go.
-		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(one))), uintptr(len(one)))
-		written = errno == 0
+		// Go is told of this call, which wakes its monitor if nothing was to do before: somebody has to end what runs for long.
+		_, err := unix.Write(int(fd), one)
+		written = err == nil
 		return !written
 	})
 	if !written {
