@@ -66,9 +66,10 @@ func startRole(t *testing.T, name string, spec tenantRole, nice int) *tenantChil
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	in, err := c.cmd.StdinPipe()
 	out, outErr := c.cmd.StdoutPipe()
-	if err := errors.Join(err, outErr, c.cmd.Start(), beNice(c.cmd.Process, nice)); err != nil {
+	if err := errors.Join(err, outErr, c.cmd.Start()); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
+	beNice(t, c.cmd.Process, nice)
 	c.in, c.out = in, bufio.NewReader(out)
 	t.Cleanup(c.end)
 	return c

@@ -19,7 +19,6 @@ import (
 const (
 	quietNamespace = "shop"
 	loudNamespace  = "noisy"
-	loudNice       = 10 // of all that makes or takes the load, or who measures would measure it
 	loudBody       = "loud"
 	// loudRoutes make a request cost the proxy more than its client and backend, or it would be their CPU that is saturated.
 	loudRoutes = 150
@@ -49,7 +48,7 @@ func newTenantRig(t *testing.T, cpu int, length time.Duration) *tenantRig {
 	r := &tenantRig{
 		t: t, length: length, quietBody: strings.Repeat("quiet ", 170), quietCaller: address(1), loudCaller: address(2),
 	}
-	_, quietBackend := r.serve(&serving{Body: r.quietBody}, 0)
+	_, quietBackend := r.serve(&serving{Body: r.quietBody}, ownNice)
 	backend, loudBackend := r.serve(&serving{Body: loudBody}, loudNice)
 	r.backend = backend
 	backends := map[string]string{quietNamespace: quietBackend, loudNamespace: loudBackend}
