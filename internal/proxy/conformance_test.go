@@ -303,6 +303,28 @@ func TestHalfClosedClientsGetTheirAnswer(t *testing.T) {
 	}
 }
 
+// Requests that end where a read of the proxy's ends leave nothing behind that nobody looks for.
+func TestPipelinedRequestsAreAllAnswered(t *testing.T) {
+	m := start(t)
+	c := dialRaw(t, m.serve("web", httpPort, backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ok")
+	})))
+	const size = 128
+	request := get1 + "P: "
+	request += strings.Repeat("x", size-len(request)-4) + "\r\n\r\n"
+	// The first one is served by itself, as it may be the beginning of HTTP/2.
+	c.say(request)
+	c.answer("GET")
+	for _, n := range []int{32, 64, 1000} {
+		c.say(strings.Repeat(request, n))
+		for i := range n {
+			if resp, _ := c.answer("GET"); resp.StatusCode != http.StatusOK {
+				t.Fatalf("request %d of %d: %s", i+1, n, resp.Status)
+			}
+		}
+	}
+}
+
 // A client that has reset its connection takes its request with it.
 func TestResetClientsCancelTheirRequest(t *testing.T) {
 	t.Parallel()

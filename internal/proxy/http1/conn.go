@@ -61,9 +61,10 @@ type conn struct {
 	linger  bool // the client may still be sending
 	over    bool // the connection is not ours any more, or of no use
 
-	phase atomic.Int64                  // see setPhase; shared with the sweeper
-	up    atomic.Pointer[upstream.Conn] // what interrupt interrupts
-	cause atomic.Int32                  // why the exchange was interrupted
+	phase  atomic.Int64                  // see setPhase; shared with the sweeper
+	unsure atomic.Bool                   // see left; shared with the sweeper
+	up     atomic.Pointer[upstream.Conn] // what interrupt interrupts
+	cause  atomic.Int32                  // why the exchange was interrupted
 
 	mu     sync.Mutex // held by interrupt
 	seq    uint64     // of the exchange; guarded by mu
@@ -88,11 +89,19 @@ func newConn(s *Server, tcp Conn, b *route.Binding, a *share.Account) *conn {
 	c.client = exchange.NewClient(tcp, b, a)
 	c.client.Counted = &c.counted
 	c.readIn = func(fd uintptr) (done bool) {
-		c.in, c.inErr, done = readFirst(fd, smallBuffer)
-		if !done || c.inErr != nil || c.first {
-			return done
+		c.unsure.Store(false)
+		for full := true; full; {
+			c.in, c.inErr, done = readFirst(fd, smallBuffer)
+			if !done || c.inErr != nil || c.first {
+				return done
+			}
+			full = len(c.in) == cap(c.in) // there may be more, and nobody would say so again
+			if c.serveMeanwhile() {
+				return true
+			}
 		}
-		return c.serveMeanwhile()
+		c.unsure.Store(true)
+		return false
 	}
 	c.readAnswer = func(fd uintptr) (done bool) {
 		if c.awaited {
@@ -166,6 +175,13 @@ func (c *conn) expire(now int64) {
 	if p := c.phase.Load(); p > 0 && p < now && c.phase.CompareAndSwap(p, expired) {
 		_ = c.tcp.SetReadDeadline(past) // fails on a connection that is closed
 	}
+}
+
+// left says that the client has ended its half and waits for no answer, which nobody else will notice: if the end came
+// along with a request, the wait for the next one has begun without a read, and the kernel tells of it once.
+func (c *conn) left() bool {
+	// Whoever has begun to read since the first look isn't unsure: what was there to read, Ended has perhaps not seen.
+	return c.unsure.Load() && c.plain.Ended() && c.unsure.Load()
 }
 
 // errOver says that the connection's last request was served.

@@ -38,6 +38,7 @@ type Server struct {
 	config   Config
 	limits   Limits
 	start    time.Time
+	tick     time.Duration // how often sweep is called
 	draining atomic.Bool
 	upgraded drain.Active
 	shedding atomic.Int64    // connections that Shed says good-bye to
@@ -60,6 +61,7 @@ func New(c Config) *Server {
 	s.limits = Limits{
 		Line: cmp.Or(c.MaxLine, 8<<10), Head: cmp.Or(c.MaxHeaderBytes, 64<<10), Fields: cmp.Or(c.MaxFields, 200),
 	}
+	s.tick = max(min(c.HeaderTimeout, c.IdleTimeout, 10*time.Second)/10, time.Millisecond)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -108,7 +110,7 @@ func (s *Server) leave(c *conn) {
 
 // Run serves until ctx ends; all connections are closed then.
 func (s *Server) Run(ctx context.Context) error {
-	tick := time.NewTicker(max(min(s.config.HeaderTimeout, s.config.IdleTimeout, 10*time.Second)/10, time.Millisecond))
+	tick := time.NewTicker(s.tick)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		select {
@@ -181,12 +183,14 @@ func (s *Server) cut() int {
 
 func (s *Server) closeIdle() { s.each(func(c *conn) { c.expire(phaseEnd) }) }
 
-// sweep ends waits that have lasted too long, and requests whose client is gone.
+// sweep ends waits that have lasted too long or are for a client that has left, and requests whose client is gone.
 func (s *Server) sweep() {
 	now := s.now()
 	s.each(func(c *conn) {
 		p := c.phase.Load()
 		switch {
+		case p > 0 && now-p+int64(s.config.IdleTimeout) < 3*int64(s.tick) && c.left():
+			c.expire(phaseEnd)
 		case p > 0:
 			c.expire(now)
 		case p < 0 && p != expired && now+p > int64(time.Second) && !alive(c.tcp):

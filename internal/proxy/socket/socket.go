@@ -127,5 +127,16 @@ func Quiet(fd uintptr) bool {
 	return errno == syscall.EAGAIN
 }
 
+// Ended says that the other end has ended its half, and all of it was read. Any goroutine may ask.
+func (c *Conn) Ended() bool {
+	ended := false
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, errno := peek(fd, b[:])
+		ended = n == 0 && errno == 0
+	})
+	return err == nil && ended
+}
+
 // Take reads what is there. It fails with EAGAIN if that is nothing; at the end it reads nothing and doesn't fail.
 func Take(fd uintptr, p []byte) (int, syscall.Errno) { return read(fd, p) }

@@ -118,6 +118,41 @@ func TestTake(t *testing.T) {
 	}
 }
 
+func TestEnded(t *testing.T) {
+	near, far := sockettest.Pair(t)
+	c := socket.New(raw(t, near))
+	if c.Ended() {
+		t.Error("it has said nothing, and may")
+	}
+	if _, err := far.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := far.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 8)
+	for n := 0; n == 0; {
+		if c.Ended() {
+			t.Fatal("not all was read")
+		}
+		if err := c.Read(func(fd uintptr) bool {
+			n, _ = socket.Take(fd, b)
+			return n > 0
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); !c.Ended(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("the end isn't seen")
+		}
+	}
+	near.Close()
+	if c.Ended() {
+		t.Error("a connection that was closed here has no other end")
+	}
+}
+
 func TestHold(t *testing.T) {
 	near, far := sockettest.Pair(t)
 	c := socket.New(raw(t, near))
