@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,9 +35,11 @@ func (n *network) look() {
 		if written {
 			return true
 		}
-		// Go is told of this call, which wakes its monitor if nothing was to do before: somebody has to end what runs for long.
-		_, err := unix.Write(int(fd), one)
-		written = err == nil
+		// A call that Go is told of wakes its monitor, who would look every twenty microseconds for some milliseconds, and so
+		// always, as rounds go. Who runs for so long that the monitor has to end it has made such a call before: config,
+		// HTTP/2 and new connections come by the net package.
+		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(one))), uintptr(len(one)))
+		written = errno == 0
 		return !written
 	})
 	if !written {
