@@ -35,7 +35,7 @@ test: lint check unit flat conformance fuzz-brief traefik e2e ## everything but 
 flat: ## the proxy's memory, goroutines and files under load, churn and misbehaving clients, for TULLE_FLAT (default 45s)
 	TULLE_FLAT=$(TULLE_FLAT) go test -count=1 -v -timeout 30m -run '^TestMemoryStaysFlat$$' ./cmd/tulle-proxy
 
-tenants: ## what a namespace notices of another that floods the proxy, in TULLE_TENANT_ROUNDS pairs of rounds (default 3, 9 to publish); two idle CPUs
+tenants: ## what a namespace notices of another that floods the proxy, in TULLE_TENANT_ROUNDS pairs of rounds (default 3, 21 to publish); two idle CPUs
 	TULLE_TENANT_ROUNDS=$(TULLE_TENANT_ROUNDS) go test -count=1 -v -timeout 30m -run '^TestTenantsAreApart$$' ./cmd/tulle-proxy
 
 conformance: ## h2spec and gRPC's interoperability cases
@@ -87,12 +87,12 @@ bench: ## benchmarks of the packages, and the data plane beside nginx, HAProxy a
 
 soak: spire race ## what takes too long for `make test`
 	$(MAKE) flat TULLE_FLAT=10m
-	$(MAKE) tenants TULLE_TENANT_ROUNDS=9
+	$(MAKE) tenants TULLE_TENANT_ROUNDS=21
 	TULLE_SOAK=1 go test -count=1 -v -run '^TestSlowIsNotHung$$' ./cmd/tulle-proxy
 	TULLE_SOAK=1 integration/e2e.sh
 
 fuzz-brief: ## the parsers of HTTP/1, and Traefik's rules, for a minute
-	FUZZTIME=15s integration/fuzz.sh internal/proxy/http1 integration/traefik
+	FUZZTIME=12s integration/fuzz.sh internal/proxy/http1 integration/traefik
 
 fuzz: ## every fuzz target for FUZZTIME each (default 60s)
 	integration/fuzz.sh

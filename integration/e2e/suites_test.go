@@ -53,7 +53,6 @@ func (s suite) runsOn(p place) bool {
 type place struct {
 	name    string
 	options cluster.Options
-	waits   bool // more than it works, at least while others of the kind are there
 }
 
 const (
@@ -65,18 +64,24 @@ const (
 	given     = "given" // by KUBECONFIG
 )
 
-func places() []place {
+// phases are what runs one after the other: places one after the other, in rows that run beside each other.
+func phases() [][][]place {
 	if givenKubeconfig() != "" {
-		return []place{{name: given}}
+		return [][][]place{{{{name: given}}}}
 	}
-	return []place{
-		{name: nftables, options: cluster.Options{ProxyMode: "nftables"}},
-		{name: iptables, options: cluster.Options{ProxyMode: "iptables"}},
-		// Beside a kube-proxy that uses iptables, kube-router may bring back rules that the other one has just removed: it writes
-		// the whole filter table, from a copy. "No endpoints, REJECT" for the API server's Service then stays for an hour.
-		{name: policies, options: cluster.Options{ProxyMode: "nftables", NetworkPolicies: true}},
-		// The second one has come and gone while the first one waits for DNS to be read again.
-		{name: honest, options: cluster.Options{Profile: cluster.Honest}, waits: true},
-		{name: dualStack, options: cluster.Options{DualStack: true, DNSImports: true}, waits: true},
+	return [][][]place{
+		{{{name: nftables, options: cluster.Options{ProxyMode: "nftables"}}}},
+		{
+			// It waits more than it works, for DNS to be read again.
+			{{name: honest, options: cluster.Options{Profile: cluster.Honest}}},
+			{
+				{name: dualStack, options: cluster.Options{DualStack: true, DNSImports: true}},
+				{name: iptables, options: cluster.Options{ProxyMode: "iptables"}},
+				// Beside a kube-proxy that uses iptables, kube-router may bring back rules that the other one has just removed: it
+				// writes the whole filter table, from a copy. "No endpoints, REJECT" for the API server's Service then stays for
+				// an hour.
+				{name: policies, options: cluster.Options{ProxyMode: "nftables", NetworkPolicies: true}},
+			},
+		},
 	}
 }
