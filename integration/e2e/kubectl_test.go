@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,11 +89,31 @@ func (e *env) eventually(t *testing.T, what string, condition func() error) {
 	e.inARow(t, what, 1, settleTimeout, condition)
 }
 
+// history is what a condition said, and when it began to.
+type history []string
+
+func (h *history) add(at time.Duration, err error) {
+	const most = 50
+	said := "holds"
+	if err != nil {
+		said = err.Error()
+	}
+	if n := len(*h); n > 0 && strings.HasSuffix((*h)[n-1], ": "+said) {
+		return
+	}
+	*h = append(*h, fmt.Sprintf("%.1fs: %s", at.Seconds(), said))
+	if len(*h) > most {
+		*h = slices.Delete(*h, 0, 1)
+	}
+}
+
+func (h history) String() string { return "\n\t" + strings.Join(h, "\n\t") }
+
 // inARow polls until the condition has held n times one after the other: what is true once may not be true to stay.
 func (e *env) inARow(t *testing.T, what string, n int, timeout time.Duration, condition func() error) {
 	t.Helper()
-	deadline := time.Now().Add(timeout)
-	held := 0
+	began, held := time.Now(), 0
+	var saw history
 	for {
 		err := condition()
 		if held++; err != nil {
@@ -101,8 +122,9 @@ func (e *env) inARow(t *testing.T, what string, n int, timeout time.Duration, co
 		if held == n {
 			return
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not %d times in a row within %v; the last time: %v", what, n, timeout, err)
+		saw.add(time.Since(began), err)
+		if time.Since(began) > timeout {
+			t.Fatalf("%s: not %d times in a row within %v:%s", what, n, timeout, saw)
 		}
 		select {
 		case <-t.Context().Done():
