@@ -19,7 +19,7 @@ const (
 	// loudNice is of all that makes or takes the load, or who measures would measure it.
 	loudNice = 10
 	// ownNice is of the proxy and of who measures: what else runs on the machine must not be what is measured. A service that
-	// wakes each second for 10 ms is a hundredth of all requests to a proxy that is busy, and none to one that is not.
+	// wakes each second for 10 ms is a hundredth of all requests to a proxy that is busy, and hardly any to one that is not.
 	ownNice = -15
 )
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,25 +88,26 @@ func (e *env) eventually(t *testing.T, what string, condition func() error) {
 	e.inARow(t, what, 1, settleTimeout, condition)
 }
 
-// history is what a condition said, and when it began to.
-type history []string
+// history is what a condition said, and when it began to: the last changes.
+type history struct {
+	said  string
+	lines []string
+}
 
 func (h *history) add(at time.Duration, err error) {
-	const most = 50
 	said := "holds"
 	if err != nil {
 		said = err.Error()
 	}
-	if n := len(*h); n > 0 && strings.HasSuffix((*h)[n-1], ": "+said) {
+	if said == h.said {
 		return
 	}
-	*h = append(*h, fmt.Sprintf("%.1fs: %s", at.Seconds(), said))
-	if len(*h) > most {
-		*h = slices.Delete(*h, 0, 1)
-	}
+	const most = 50
+	h.said = said
+	h.lines = append(h.lines[max(0, len(h.lines)-most+1):], fmt.Sprintf("\n\t%.1fs: %s", at.Seconds(), said))
 }
 
-func (h history) String() string { return "\n\t" + strings.Join(h, "\n\t") }
+func (h *history) String() string { return strings.Join(h.lines, "") }
 
 // inARow polls until the condition has held n times one after the other: what is true once may not be true to stay.
 func (e *env) inARow(t *testing.T, what string, n int, timeout time.Duration, condition func() error) {
@@ -124,7 +124,7 @@ func (e *env) inARow(t *testing.T, what string, n int, timeout time.Duration, co
 		}
 		saw.add(time.Since(began), err)
 		if time.Since(began) > timeout {
-			t.Fatalf("%s: not %d times in a row within %v:%s", what, n, timeout, saw)
+			t.Fatalf("%s: not %d times in a row within %v:%s", what, n, timeout, &saw)
 		}
 		select {
 		case <-t.Context().Done():

@@ -189,6 +189,7 @@ func (s *Server) sweep() {
 	s.each(func(c *conn) {
 		p := c.phase.Load()
 		switch {
+		// Once or twice in a wait is enough: an end that comes later is told of.
 		case p > 0 && now-p+int64(s.config.IdleTimeout) < 3*int64(s.tick) && c.left():
 			c.expire(phaseEnd)
 		case p > 0:
